@@ -1,0 +1,148 @@
+//! What is fetched: named bundles of Debian packages, each unpacked into its own directory of the cache.
+
+use crate::apt::{Apt, Package, Suite};
+use crate::workspace;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+/// A bundle: its directory in the cache, and how to find its packages in the archive.
+pub struct Bundle {
+    /// Its directory's name.
+    pub name: String,
+    /// Which packages it is made of.
+    pub contents: Contents,
+}
+
+/// How a bundle's packages are found.
+pub enum Contents {
+    /// These packages and whatever they need that the system lacks.
+    Programs(&'static [&'static str], Suite),
+    /// Exactly these packages.
+    Plain(&'static [&'static str], Suite),
+    /// The kernel a metapackage of this flavour stands for, and the headers for building modules.
+    Kernel(&'static str, Suite),
+    /// This package, in the version that starts so.
+    Version(&'static str, String),
+}
+
+impl Bundle {
+    /// The directory the bundle is unpacked in, fetched first if need be.
+    pub fn obtain(&self) -> Result<PathBuf> {
+        let directory = workspace::cache().join(&self.name);
+        if self.present() {
+            return Ok(directory);
+        }
+        fs::create_dir_all(workspace::cache())?;
+        // One at a time: several of us may run at once in one checkout.
+        let lock = File::create(workspace::cache().join(".lock"))?;
+        lock.lock()?;
+        if !self.present() {
+            self.fetch()
+                .with_context(|| format!("{} is missing and cannot be fetched", self.name))?;
+        }
+        Ok(directory)
+    }
+
+    /// Whether it is in the cache already.
+    pub fn present(&self) -> bool {
+        fs::read_to_string(self.stamp())
+            .is_ok_and(|stamp| stamp.lines().next() == Some(&self.recipe()))
+    }
+
+    /// Forgets the cached copy, so that the next use takes what the archive then offers.
+    pub fn forget(&self) -> Result<()> {
+        match fs::remove_file(self.stamp()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn stamp(&self) -> PathBuf {
+        workspace::cache().join(&self.name).join(".stamp")
+    }
+
+    /// Says what was asked for: a bundle fetched for another recipe is not this one.
+    fn recipe(&self) -> String {
+        match &self.contents {
+            Contents::Programs(names, suite) => format!("programs {names:?} {suite:?}"),
+            Contents::Plain(names, suite) => format!("plain {names:?} {suite:?}"),
+            Contents::Kernel(flavour, suite) => format!("kernel {flavour} {suite:?}"),
+            Contents::Version(name, prefix) => format!("version {name} {prefix}"),
+        }
+    }
+
+    fn fetch(&self) -> Result<()> {
+        let apt = Apt::open()?;
+        let packages = self.packages(apt)?;
+        let directory = workspace::cache().join(&self.name);
+        let partial = workspace::cache().join(format!("{}.partial", self.name));
+        for stale in [&directory, &partial] {
+            if stale.exists() {
+                fs::remove_dir_all(stale)?;
+            }
+        }
+        fs::create_dir_all(&partial)?;
+        apt.unpack(&self.name, &packages, &partial)?;
+        let listed: Vec<_> = packages
+            .iter()
+            .map(|p| format!("{} {}", p.name, p.version))
+            .collect();
+        fs::write(
+            partial.join(".stamp"),
+            format!("{}\n{}\n", self.recipe(), listed.join("\n")),
+        )?;
+        fs::rename(partial, directory)?;
+        println!(
+            "fetched {:14} {} ({} packages)",
+            self.name,
+            packages[0].version,
+            packages.len()
+        );
+        Ok(())
+    }
+
+    fn packages(&self, apt: &Apt) -> Result<Vec<Package>> {
+        match &self.contents {
+            Contents::Programs(names, suite) => {
+                let mut all = apt.with_dependencies(names, *suite)?;
+                // The one the bundle is named after comes first, for the reader.
+                all.sort_by_key(|package| package.name != names[0]);
+                Ok(all)
+            }
+            Contents::Plain(names, suite) => names
+                .iter()
+                .map(|name| Ok(apt.show(name, *suite)?.0))
+                .collect(),
+            Contents::Kernel(flavour, suite) => kernel_packages(apt, flavour, *suite),
+            Contents::Version(name, prefix) => Ok(vec![apt.version_starting(name, prefix)?]),
+        }
+    }
+}
+
+/// Follows the metapackages to the packages of one kernel version.
+fn kernel_packages(apt: &Apt, flavour: &str, suite: Suite) -> Result<Vec<Package>> {
+    let wanted = |name: &String| {
+        ["linux-image-", "linux-headers-", "linux-kbuild-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+    };
+    let mut packages: Vec<Package> = Vec::new();
+    let mut pending: Vec<String> = Vec::new();
+    for meta in ["linux-headers", "linux-image"] {
+        pending.extend(
+            apt.show(&format!("{meta}-{flavour}"), suite)?
+                .1
+                .into_iter()
+                .filter(wanted),
+        );
+    }
+    while let Some(name) = pending.pop() {
+        if packages.iter().all(|package| package.name != name) {
+            let (package, depends) = apt.show(&name, suite)?;
+            packages.push(package);
+            pending.extend(depends.into_iter().filter(wanted));
+        }
+    }
+    Ok(packages)
+}

@@ -1,0 +1,10 @@
+//! What the project needs besides its own code, and how its pieces are run together.
+//!
+//! Everything obtained lives in `cache/`, everything built in `target/`; nothing is installed and nothing
+//! needs root. What is fetched once is stamped, and a second run takes no network.
+
+pub mod apt;
+pub mod fetch;
+pub mod kernel;
+pub mod tools;
+pub mod workspace;
