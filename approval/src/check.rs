@@ -1,0 +1,176 @@
+//! The one pass that checks every index an approval stores
+use crate::PAGE;
+use crate::view::{Error, Launch, Table, View};
+use crate::wire::*;
+
+/// Fails with the index of the first record for which `ok` does not hold.
+fn all<T: Record>(table: Table<'_, T>, section: Section, ok: impl Fn(&T) -> bool) -> Result<(), Error> {
+    match table.iter().position(|r| !ok(&r)) {
+        Some(index) => Err(Error::Record(section, index)),
+        None => Ok(()),
+    }
+}
+
+/// Whether `count` records from `first` lie within `len`.
+fn within(first: u32, count: u32, len: usize) -> bool {
+    first as u64 + count as u64 <= len as u64
+}
+
+/// The kernel's data lies in its image and in the file.
+pub(crate) fn launch(launch: &Launch<'_>, info: &Info) -> Result<(), Error> {
+    let fits = |offset: u64, len: u64, whole: u64| offset.checked_add(len).is_some_and(|end| end <= whole);
+    all(launch.runs, Section::Runs, |r| {
+        fits(r.data_offset, r.len, launch.data.len() as u64) && fits(r.image_offset, r.len, info.image_span)
+    })
+}
+
+/// Every index of the part that is kept refers to something.
+pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
+    let info = &v.info;
+    let aligned = info.image_phys.is_multiple_of(PAGE as u64) && info.image_va.is_multiple_of(PAGE as u64);
+    let sane = info.entry_offset < info.image_span && info.image_span < 1 << 30 && info.image_phys < 1 << 40;
+    if !aligned || !sane || !info.align.is_power_of_two() || info.image_va.checked_add(info.image_span).is_none() {
+        return Err(Error::Record(Section::Info, 0));
+    }
+    if !v.names_valid() {
+        return Err(Error::Section(Section::Names as usize));
+    }
+    if v.page_site_count() != pages + 1 || v.page_site(pages) != v.sites.len() || v.page_site(0) != 0 {
+        return Err(Error::Section(Section::PageSites as usize));
+    }
+    modules(v)?;
+    regions(v, pages)?;
+    all(v.vars, Section::Vars, |r| (r.module as usize) < v.modules.len() && VarClass::new(r.class).is_some())?;
+    all(v.exprs, Section::Exprs, |e| e.var == NONE || (e.var as usize) < v.vars.len())?;
+    templates(v)?;
+    all(v.consts, Section::Consts, |c| ConstClass::new(c.class).is_some())?;
+    sites(v)
+}
+
+fn modules(v: &View<'_>) -> Result<(), Error> {
+    all(v.modules, Section::Modules, |m| {
+        within(m.first_var, m.vars, v.vars.len())
+            && within(m.first_region, m.regions, v.regions.len())
+            && m.first_expr as usize <= v.exprs.len()
+            && m.regions <= 2
+    })
+}
+
+fn regions(v: &View<'_>, pages: usize) -> Result<(), Error> {
+    let mut next_page = 0;
+    for (i, r) in v.regions.iter().enumerate() {
+        let bad = Err(Error::Record(Section::Regions, i));
+        let Some(kind) = RegionKind::new(r.kind) else { return bad };
+        let kernel = matches!(kind, RegionKind::KernelText | RegionKind::KernelInit);
+        if r.first_page != next_page || r.pages == 0 || !within(r.first_page, r.pages, pages) {
+            return bad;
+        }
+        next_page += r.pages;
+        if !within(r.first_symbol, r.symbols, v.symbols.len()) || kernel != (r.module == NONE) {
+            return bad;
+        }
+        let len = r.pages as u64 * PAGE as u64;
+        let placed = if kernel {
+            r.base.is_multiple_of(PAGE as u64)
+                && r.base >= v.info.image_va
+                && r.base - v.info.image_va <= v.info.image_span
+                && len <= v.info.image_span - (r.base - v.info.image_va)
+        } else {
+            (r.module as usize) < v.modules.len() && r.base < v.vars.len() as u64
+        };
+        if !placed {
+            return bad;
+        }
+    }
+    if next_page as usize != pages {
+        return Err(Error::Section(Section::Regions as usize));
+    }
+    Ok(())
+}
+
+fn templates(v: &View<'_>) -> Result<(), Error> {
+    for (i, t) in v.templates.iter().enumerate() {
+        let bad = Err(Error::Record(Section::Templates, i));
+        let len = t.len as usize;
+        if len == 0 || len > MAX_SITE || t.variants == 0 || t.variants > 16 {
+            return bad;
+        }
+        if !within(t.first_variant, t.variants as u32, v.variants.len()) {
+            return bad;
+        }
+        for variant in v.variants.range(t.first_variant as usize, t.variants as usize) {
+            let fixes_ok = within(variant.first_fix, variant.fixes as u32, v.fixes.len())
+                && v.fixes.range(variant.first_fix as usize, variant.fixes as usize).all(|f| fix(v, &f, len));
+            if !fixes_ok || variant.bytes as usize > v.bytes_len() || len > v.bytes_len() - variant.bytes as usize {
+                return bad;
+            }
+            if variant.cond & !cond::NOT >= cond::END {
+                return bad;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fix(v: &View<'_>, f: &Fix, len: usize) -> bool {
+    let width = match FixKind::new(f.kind) {
+        Some(FixKind::SiteRel8) => 1,
+        Some(_) => 4,
+        None => return false,
+    };
+    f.pos as usize + width <= len && (f.expr as usize) < v.exprs.len().max(1)
+}
+
+fn sites(v: &View<'_>) -> Result<(), Error> {
+    for (i, region) in v.regions.iter().enumerate() {
+        let exprs = match region.module {
+            NONE => v.exprs.len(),
+            module => v.exprs.len() - v.modules.at(module as usize).first_expr as usize,
+        };
+        let mut end = 0;
+        for page in region.first_page..region.first_page + region.pages {
+            let (from, to) = (v.page_site(page as usize), v.page_site(page as usize + 1));
+            if from > to || to > v.sites.len() {
+                return Err(Error::Record(Section::PageSites, page as usize));
+            }
+            let at = (page - region.first_page) as usize * PAGE;
+            for s in from..to {
+                let site = v.sites.at(s);
+                let Some(len) = site_len(v, &site, exprs) else { return Err(Error::Record(Section::Sites, s)) };
+                if at + site.offset() < end {
+                    return Err(Error::Record(Section::Sites, s));
+                }
+                end = at + site.offset() + len;
+            }
+        }
+        if end > region.pages as usize * PAGE {
+            return Err(Error::Record(Section::Regions, i));
+        }
+    }
+    Ok(())
+}
+
+/// Length of a site whose indices are valid.
+fn site_len(v: &View<'_>, site: &Site, exprs: usize) -> Option<usize> {
+    let index = site.index() as usize;
+    let expr = |len| (index < exprs).then_some(len);
+    match site.kind()? {
+        SiteKind::Abs32 | SiteKind::Rel32 => expr(4),
+        SiteKind::Abs64 => expr(8),
+        SiteKind::StaticCall | SiteKind::StaticJump => expr(5),
+        SiteKind::Trampoline => expr(8),
+        SiteKind::Choice => (index < v.templates.len()).then(|| v.templates.at(index).len as usize),
+        SiteKind::Jump2 => Some(2),
+        SiteKind::Jump5 | SiteKind::Ftrace | SiteKind::FtraceCall => Some(5),
+        SiteKind::Const if index < v.consts.len() => ConstClass::new(v.consts.at(index).class).map(ConstClass::len),
+        SiteKind::Const => None,
+    }
+}
+
+impl View<'_> {
+    /// Length of a site in bytes.
+    #[inline]
+    pub fn site_len(&self, site: &Site) -> usize {
+        site_len(self, site, usize::MAX).unwrap_or(1)
+    }
+}
