@@ -47,21 +47,12 @@ impl Apt {
             return Ok(apt);
         }
         for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
-            ensure!(
-                workspace::find_program(tool).is_some(),
-                "cannot fetch Debian packages: {tool} is missing"
-            );
+            ensure!(workspace::find_program(tool).is_some(), "cannot fetch Debian packages: {tool} is missing");
         }
-        ensure!(
-            Path::new(KEYRING).exists(),
-            "cannot fetch Debian packages: {KEYRING} is missing"
-        );
-        let apt = Apt {
-            directory: workspace::cache().join("apt"),
-        };
+        ensure!(Path::new(KEYRING).exists(), "cannot fetch Debian packages: {KEYRING} is missing");
+        let apt = Apt { directory: workspace::cache().join("apt") };
         apt.configure()?;
-        let spinner =
-            ProgressBar::new_spinner().with_message("reading the archive's package lists");
+        let spinner = ProgressBar::new_spinner().with_message("reading the archive's package lists");
         spinner.enable_steady_tick(std::time::Duration::from_millis(120));
         let updated = read(apt.command("apt-get").args(["update", "-qq"]));
         spinner.finish_and_clear();
@@ -74,8 +65,7 @@ impl Apt {
             fs::create_dir_all(self.directory.join(sub))?;
         }
         let (main, security) = mirrors()?;
-        let line =
-            |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
+        let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
         let sources = [
             line(&main, "bookworm"),
             line(&security, "bookworm-security"),
@@ -101,10 +91,7 @@ impl Apt {
 
     fn command(&self, tool: &str) -> Command {
         let mut command = Command::new(tool);
-        command
-            .arg("-c")
-            .arg(self.directory.join("apt.conf"))
-            .env("LC_ALL", "C");
+        command.arg("-c").arg(self.directory.join("apt.conf")).env("LC_ALL", "C");
         command
     }
 
@@ -118,31 +105,13 @@ impl Apt {
 
     /// The newest version of `name` in `suite`, and the packages it depends on (with an exact version where given).
     pub fn show(&self, name: &str, suite: Suite) -> Result<(Package, Vec<String>)> {
-        let text =
-            read(
-                self.command_in("apt-cache", suite)
-                    .args(["show", "--no-all-versions", name]),
-            )
+        let text = read(self.command_in("apt-cache", suite).args(["show", "--no-all-versions", name]))
             .with_context(|| format!("the Debian archive has no {name}"))?;
-        let field = |key: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(key))
-                .map(str::trim)
-        };
-        let version =
-            field("Version:").with_context(|| format!("apt shows no version of {name}"))?;
+        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+        let version = field("Version:").with_context(|| format!("apt shows no version of {name}"))?;
         let depends = field("Depends:").unwrap_or_default();
-        let depends = depends
-            .split(',')
-            .filter_map(|one| Some(one.split_whitespace().next()?.to_string()))
-            .collect();
-        Ok((
-            Package {
-                name: name.to_string(),
-                version: version.to_string(),
-            },
-            depends,
-        ))
+        let depends = depends.split(',').filter_map(|one| Some(one.split_whitespace().next()?.to_string())).collect();
+        Ok((Package { name: name.to_string(), version: version.to_string() }, depends))
     }
 
     /// The version of `name`, from any suite, that starts with `prefix`.
@@ -154,33 +123,20 @@ impl Apt {
             .map(str::trim)
             .find(|version| version.starts_with(prefix))
             .with_context(|| format!("the Debian archive has no {name} {prefix}"))?;
-        Ok(Package {
-            name: name.to_string(),
-            version: version.to_string(),
-        })
+        Ok(Package { name: name.to_string(), version: version.to_string() })
     }
 
     /// `names` and everything they need that the system lacks, without recommendations.
     pub fn with_dependencies(&self, names: &[&str], suite: Suite) -> Result<Vec<Package>> {
         // Reinstalling makes apt list the named packages even where the system already has them.
-        let text = read(
-            self.command_in("apt-get", suite)
-                .args(["install", "--simulate", "--reinstall", "-qq"])
-                .args(names),
-        )
-        .with_context(|| format!("apt cannot resolve {}", names.join(" ")))?;
+        let text =
+            read(self.command_in("apt-get", suite).args(["install", "--simulate", "--reinstall", "-qq"]).args(names))
+                .with_context(|| format!("apt cannot resolve {}", names.join(" ")))?;
         // "Inst name [old] (version archive [arch])"
         let packages: Vec<_> = text.lines().filter_map(parse_inst).collect();
-        ensure!(
-            !packages.is_empty(),
-            "apt resolves {} to nothing",
-            names.join(" ")
-        );
+        ensure!(!packages.is_empty(), "apt resolves {} to nothing", names.join(" "));
         // Two C libraries in one process do not mix; the system's is new enough or nothing here would run.
-        Ok(packages
-            .into_iter()
-            .filter(|p| p.name != "libc6" && p.name != "libc-bin")
-            .collect())
+        Ok(packages.into_iter().filter(|p| p.name != "libc6" && p.name != "libc-bin").collect())
     }
 
     /// Downloads `packages` and unpacks them over one another into `directory`.
@@ -199,9 +155,7 @@ impl Apt {
         fs::remove_dir_all(archives)?;
         fs::create_dir_all(archives)?;
         let bar = ProgressBar::new(100).with_message(label.to_string());
-        bar.set_style(ProgressStyle::with_template(
-            "{msg:16} [{bar:40}] {percent:>3}%  {elapsed}",
-        )?);
+        bar.set_style(ProgressStyle::with_template("{msg:16} [{bar:40}] {percent:>3}%  {elapsed}")?);
         let mut child = self
             .command("apt-get")
             .args(["download", "-qq", "-o", "APT::Status-Fd=1"])
@@ -229,10 +183,7 @@ impl Apt {
 fn parse_inst(line: &str) -> Option<Package> {
     let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
     let version = rest.split_once('(')?.1.split_whitespace().next()?;
-    Some(Package {
-        name: name.to_string(),
-        version: version.to_string(),
-    })
+    Some(Package { name: name.to_string(), version: version.to_string() })
 }
 
 /// The addresses of the main and the security archive.
@@ -244,25 +195,14 @@ fn mirrors() -> Result<(String, String)> {
     }
     let listed = read(
         Command::new("apt-get")
-            .args([
-                "indextargets",
-                "--format",
-                "$(REPO_URI)",
-                "Created-By: Packages",
-            ])
+            .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
             .env("LC_ALL", "C"),
     )?;
     let ending = |end: &str| {
-        listed
-            .lines()
-            .map(str::trim)
-            .find(|uri| uri.trim_end_matches('/').ends_with(end))
-            .map(str::to_string)
+        listed.lines().map(str::trim).find(|uri| uri.trim_end_matches('/').ends_with(end)).map(str::to_string)
     };
     let Some(main) = ending("/debian") else {
-        bail!(
-            "the system's apt names no Debian archive: set {MIRROR_VARIABLE} to one (http://.../debian)"
-        );
+        bail!("the system's apt names no Debian archive: set {MIRROR_VARIABLE} to one (http://.../debian)");
     };
     let security = ending("/debian-security").unwrap_or_else(|| security_beside(&main));
     Ok((main, security))
@@ -270,9 +210,7 @@ fn mirrors() -> Result<(String, String)> {
 
 /// Runs `command` and returns its output; a failure carries what it said.
 fn read(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
     ensure!(
         output.status.success(),
         "{:?} failed: {}",
@@ -289,19 +227,9 @@ mod tests {
     #[test]
     fn apt_simulation_lines_are_understood() {
         let plain = parse_inst("Inst libfdt1 (1.6.1-4+b1 Debian:12.15/oldstable [amd64])");
-        let upgrade =
-            parse_inst("Inst libc6 [2.36-9+deb12u10] (2.36-9+deb12u14 Debian:12 [amd64]) []");
-        assert_eq!(
-            plain,
-            Some(Package {
-                name: "libfdt1".into(),
-                version: "1.6.1-4+b1".into()
-            })
-        );
+        let upgrade = parse_inst("Inst libc6 [2.36-9+deb12u10] (2.36-9+deb12u14 Debian:12 [amd64]) []");
+        assert_eq!(plain, Some(Package { name: "libfdt1".into(), version: "1.6.1-4+b1".into() }));
         assert_eq!(upgrade.map(|p| p.version), Some("2.36-9+deb12u14".into()));
-        assert_eq!(
-            parse_inst("Conf libfdt1 (1.6.1-4+b1 Debian:12.15/oldstable [amd64])"),
-            None
-        );
+        assert_eq!(parse_inst("Conf libfdt1 (1.6.1-4+b1 Debian:12.15/oldstable [amd64])"), None);
     }
 }

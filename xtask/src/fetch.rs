@@ -38,16 +38,14 @@ impl Bundle {
         let lock = File::create(workspace::cache().join(".lock"))?;
         lock.lock()?;
         if !self.present() {
-            self.fetch()
-                .with_context(|| format!("{} is missing and cannot be fetched", self.name))?;
+            self.fetch().with_context(|| format!("{} is missing and cannot be fetched", self.name))?;
         }
         Ok(directory)
     }
 
     /// Whether it is in the cache already.
     pub fn present(&self) -> bool {
-        fs::read_to_string(self.stamp())
-            .is_ok_and(|stamp| stamp.lines().next() == Some(&self.recipe()))
+        fs::read_to_string(self.stamp()).is_ok_and(|stamp| stamp.lines().next() == Some(&self.recipe()))
     }
 
     /// Forgets the cached copy, so that the next use takes what the archive then offers.
@@ -84,21 +82,10 @@ impl Bundle {
         }
         fs::create_dir_all(&partial)?;
         apt.unpack(&self.name, &packages, &partial)?;
-        let listed: Vec<_> = packages
-            .iter()
-            .map(|p| format!("{} {}", p.name, p.version))
-            .collect();
-        fs::write(
-            partial.join(".stamp"),
-            format!("{}\n{}\n", self.recipe(), listed.join("\n")),
-        )?;
+        let listed: Vec<_> = packages.iter().map(|p| format!("{} {}", p.name, p.version)).collect();
+        fs::write(partial.join(".stamp"), format!("{}\n{}\n", self.recipe(), listed.join("\n")))?;
         fs::rename(partial, directory)?;
-        println!(
-            "fetched {:14} {} ({} packages)",
-            self.name,
-            packages[0].version,
-            packages.len()
-        );
+        println!("fetched {:14} {} ({} packages)", self.name, packages[0].version, packages.len());
         Ok(())
     }
 
@@ -110,10 +97,7 @@ impl Bundle {
                 all.sort_by_key(|package| package.name != names[0]);
                 Ok(all)
             }
-            Contents::Plain(names, suite) => names
-                .iter()
-                .map(|name| Ok(apt.show(name, *suite)?.0))
-                .collect(),
+            Contents::Plain(names, suite) => names.iter().map(|name| Ok(apt.show(name, *suite)?.0)).collect(),
             Contents::Kernel(flavour, suite) => kernel_packages(apt, flavour, *suite),
             Contents::Version(name, prefix) => Ok(vec![apt.version_starting(name, prefix)?]),
         }
@@ -123,19 +107,12 @@ impl Bundle {
 /// Follows the metapackages to the packages of one kernel version.
 fn kernel_packages(apt: &Apt, flavour: &str, suite: Suite) -> Result<Vec<Package>> {
     let wanted = |name: &String| {
-        ["linux-image-", "linux-headers-", "linux-kbuild-"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
+        ["linux-image-", "linux-headers-", "linux-kbuild-"].iter().any(|prefix| name.starts_with(prefix))
     };
     let mut packages: Vec<Package> = Vec::new();
     let mut pending: Vec<String> = Vec::new();
     for meta in ["linux-headers", "linux-image"] {
-        pending.extend(
-            apt.show(&format!("{meta}-{flavour}"), suite)?
-                .1
-                .into_iter()
-                .filter(wanted),
-        );
+        pending.extend(apt.show(&format!("{meta}-{flavour}"), suite)?.1.into_iter().filter(wanted));
     }
     while let Some(name) = pending.pop() {
         if packages.iter().all(|package| package.name != name) {

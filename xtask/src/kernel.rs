@@ -33,10 +33,7 @@ impl Line {
             Line::Cloud612 => ("linux-6.12", "cloud-amd64", Suite::BookwormBackports),
             Line::Full61 => ("linux-6.1-full", "amd64", Suite::Bookworm),
         };
-        Bundle {
-            name: name.to_string(),
-            contents: Contents::Kernel(flavour, suite),
-        }
+        Bundle { name: name.to_string(), contents: Contents::Kernel(flavour, suite) }
     }
 }
 
@@ -58,18 +55,9 @@ impl Kernel {
     pub fn obtain(line: Line) -> Result<Kernel> {
         let root = line.bundle().obtain()?;
         let modules = only_entry(&root.join("lib/modules"), "", "")?;
-        let release = modules
-            .file_name()
-            .context("no release")?
-            .to_string_lossy()
-            .into_owned();
+        let release = modules.file_name().context("no release")?.to_string_lossy().into_owned();
         let vmlinuz = root.join("boot").join(format!("vmlinuz-{release}"));
-        Ok(Kernel {
-            release,
-            vmlinuz,
-            modules,
-            root,
-        })
+        Ok(Kernel { release, vmlinuz, modules, root })
     }
 
     /// The bytes of a module as insmod wants them, by its name (`-` and `_` alike).
@@ -112,16 +100,9 @@ fn depends(module: &[u8]) -> Vec<String> {
     let Some(start) = module.windows(KEY.len()).position(|window| window == KEY) else {
         return Vec::new();
     };
-    let value = module[start + KEY.len()..]
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
+    let value = module[start + KEY.len()..].split(|&byte| byte == 0).next().unwrap_or_default();
     let value = String::from_utf8_lossy(value);
-    value
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(str::to_string)
-        .collect()
+    value.split(',').filter(|name| !name.is_empty()).map(str::to_string).collect()
 }
 
 fn find_module(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
@@ -133,17 +114,8 @@ fn find_module(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
             }
             continue;
         }
-        let file = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .replace('-', "_");
-        if file
-            .strip_suffix(".xz")
-            .unwrap_or(&file)
-            .strip_suffix(".ko")
-            == Some(name)
-        {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
+        if file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(name) {
             return Ok(Some(path));
         }
     }
@@ -156,10 +128,7 @@ mod tests {
 
     #[test]
     fn dependencies_are_read_from_modinfo() {
-        assert_eq!(
-            depends(b"license=GPL\0depends=jbd2,mbcache\0name=ext4\0"),
-            ["jbd2", "mbcache"]
-        );
+        assert_eq!(depends(b"license=GPL\0depends=jbd2,mbcache\0name=ext4\0"), ["jbd2", "mbcache"]);
         assert!(depends(b"license=GPL\0depends=\0name=jbd2\0").is_empty());
         assert!(depends(b"no modinfo at all").is_empty());
     }

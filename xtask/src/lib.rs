@@ -5,6 +5,11 @@
 
 pub mod apt;
 pub mod fetch;
+pub mod initrd;
 pub mod kernel;
+pub mod qemu;
+pub mod qmp;
+pub mod run;
+pub mod toolchain;
 pub mod tools;
 pub mod workspace;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::kernel::Line;
-use xtask::{fetch::Bundle, tools};
+use xtask::{fetch::Bundle, run, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -20,11 +20,41 @@ enum Task {
         #[arg(long)]
         refresh: bool,
     },
+    /// Build the hypervisor and say where its image is.
+    Build {
+        /// Features for tests.
+        #[arg(long, value_delimiter = ',')]
+        features: Vec<String>,
+    },
+    /// Boot one guest and show its console.
+    Run {
+        /// Linux alone, without SecVisor.
+        #[arg(long, required = true)]
+        native: bool,
+        /// Which kernel.
+        #[arg(long, value_enum, default_value = "6.1")]
+        kernel: Line,
+        /// Shell lines to run before powering off.
+        #[arg(long, default_value = "uname -a")]
+        script: String,
+        /// Memory in MiB.
+        #[arg(long, default_value_t = 1024)]
+        memory: u32,
+        /// Number of CPUs.
+        #[arg(long, default_value_t = 1)]
+        cpus: u32,
+    },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Fetch { refresh } => fetch(refresh),
+        Task::Build { features } => {
+            let features: Vec<_> = features.iter().map(String::as_str).collect();
+            println!("{}", toolchain::build_hypervisor(&features)?.display());
+            Ok(())
+        }
+        Task::Run { native: _, kernel, script, memory, cpus } => run::native(kernel, &script, memory, cpus),
     }
 }
 

@@ -22,60 +22,33 @@ pub struct Qemu {
 /// The packages of QEMU and of UEFI's firmware.
 pub fn qemu_bundle() -> Bundle {
     let contents = Contents::Programs(&["qemu-system-x86", "ovmf"], Suite::BookwormBackports);
-    Bundle {
-        name: "qemu".to_string(),
-        contents,
-    }
+    Bundle { name: "qemu".to_string(), contents }
 }
 
 /// The packages that make bootable images.
 pub fn grub_bundle() -> Bundle {
-    let names = &[
-        "grub-common",
-        "grub-pc-bin",
-        "grub-efi-amd64-bin",
-        "xorriso",
-        "mtools",
-    ];
-    Bundle {
-        name: "grub".to_string(),
-        contents: Contents::Programs(names, Suite::Bookworm),
-    }
+    let names = &["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "xorriso", "mtools"];
+    Bundle { name: "grub".to_string(), contents: Contents::Programs(names, Suite::Bookworm) }
 }
 
 /// The guest's user space.
 pub fn busybox_bundle() -> Bundle {
-    Bundle {
-        name: "busybox".to_string(),
-        contents: Contents::Plain(&["busybox-static"], Suite::Bookworm),
-    }
+    Bundle { name: "busybox".to_string(), contents: Contents::Plain(&["busybox-static"], Suite::Bookworm) }
 }
 
 impl Qemu {
     /// The system's QEMU if it is new enough, else the cached one.
     pub fn obtain() -> Result<Qemu> {
         if let Some(program) = find_program("qemu-system-x86_64") {
-            let qemu = Qemu {
-                program,
-                root: None,
-            };
-            if qemu
-                .major_version()
-                .is_ok_and(|version| version >= OLDEST_QEMU)
-            {
+            let qemu = Qemu { program, root: None };
+            if qemu.major_version().is_ok_and(|version| version >= OLDEST_QEMU) {
                 return Ok(qemu);
             }
         }
         let root = qemu_bundle().obtain()?;
-        let qemu = Qemu {
-            program: root.join("usr/bin/qemu-system-x86_64"),
-            root: Some(root),
-        };
+        let qemu = Qemu { program: root.join("usr/bin/qemu-system-x86_64"), root: Some(root) };
         let version = qemu.major_version()?;
-        ensure!(
-            version >= OLDEST_QEMU,
-            "QEMU {OLDEST_QEMU} is needed, the archive gave {version}"
-        );
+        ensure!(version >= OLDEST_QEMU, "QEMU {OLDEST_QEMU} is needed, the archive gave {version}");
         Ok(qemu)
     }
 
@@ -94,35 +67,22 @@ impl Qemu {
     /// UEFI's firmware: the code, and its variables' initial contents.
     pub fn uefi(&self) -> Result<(PathBuf, PathBuf)> {
         let find = |root: &Path| {
-            let at = |name: &str| {
-                Some(root.join("usr/share/OVMF").join(name)).filter(|path| path.exists())
-            };
+            let at = |name: &str| Some(root.join("usr/share/OVMF").join(name)).filter(|path| path.exists());
             Some((at("OVMF_CODE_4M.fd")?, at("OVMF_VARS_4M.fd")?))
         };
         match find(self.root.as_deref().unwrap_or(Path::new("/"))) {
             Some(found) => Ok(found),
-            None => {
-                find(&qemu_bundle().obtain()?).context("the package ovmf has no OVMF_CODE_4M.fd")
-            }
+            None => find(&qemu_bundle().obtain()?).context("the package ovmf has no OVMF_CODE_4M.fd"),
         }
     }
 
     fn major_version(&self) -> Result<u32> {
         let output = self.command().arg("--version").output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let version = text
-            .split("version ")
-            .nth(1)
-            .and_then(|rest| rest.split('.').next());
-        version
-            .and_then(|major| major.parse().ok())
-            .with_context(|| {
-                format!(
-                    "{} does not run: {}",
-                    self.program.display(),
-                    String::from_utf8_lossy(&output.stderr).trim()
-                )
-            })
+        let version = text.split("version ").nth(1).and_then(|rest| rest.split('.').next());
+        version.and_then(|major| major.parse().ok()).with_context(|| {
+            format!("{} does not run: {}", self.program.display(), String::from_utf8_lossy(&output.stderr).trim())
+        })
     }
 }
 
@@ -138,7 +98,6 @@ pub fn busybox() -> Result<PathBuf> {
 
 /// Where an unpacked package keeps its shared libraries.
 pub fn library_path(root: &Path) -> OsString {
-    let directories =
-        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| root.join(path));
+    let directories = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|path| root.join(path));
     std::env::join_paths(directories).expect("the checkout's path has no colon")
 }

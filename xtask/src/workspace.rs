@@ -7,10 +7,7 @@ use xshell::Shell;
 
 /// The root of the checkout.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies inside the workspace")
-        .to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies inside the workspace").to_path_buf()
 }
 
 /// What was downloaded; safe to delete.
@@ -53,11 +50,7 @@ pub fn only_entry(directory: &Path, prefix: &str, suffix: &str) -> Result<PathBu
         (first, _) => anyhow::bail!(
             "{}: {} entry named {prefix}*{suffix}",
             directory.display(),
-            if first.is_some() {
-                "more than one"
-            } else {
-                "no"
-            }
+            if first.is_some() { "more than one" } else { "no" }
         ),
     }
 }
