@@ -121,5 +121,7 @@ fn kernel_packages(apt: &Apt, flavour: &str, suite: Suite) -> Result<Vec<Package
             pending.extend(depends.into_iter().filter(wanted));
         }
     }
+    // The headers' objtool is linked with it.
+    packages.push(apt.show("libelf1", suite)?.0);
     Ok(packages)
 }

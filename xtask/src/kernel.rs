@@ -26,14 +26,23 @@ impl Line {
     /// Those every test runs on.
     pub const USUAL: [Line; 2] = [Line::Cloud61, Line::Cloud612];
 
+    /// What it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Line::Cloud61 => "6.1",
+            Line::Cloud612 => "6.12",
+            Line::Full61 => "6.1-full",
+        }
+    }
+
     /// Its packages in the archive.
     pub fn bundle(self) -> Bundle {
-        let (name, flavour, suite) = match self {
-            Line::Cloud61 => ("linux-6.1", "cloud-amd64", Suite::Bookworm),
-            Line::Cloud612 => ("linux-6.12", "cloud-amd64", Suite::BookwormBackports),
-            Line::Full61 => ("linux-6.1-full", "amd64", Suite::Bookworm),
+        let (flavour, suite) = match self {
+            Line::Cloud61 => ("cloud-amd64", Suite::Bookworm),
+            Line::Cloud612 => ("cloud-amd64", Suite::BookwormBackports),
+            Line::Full61 => ("amd64", Suite::Bookworm),
         };
-        Bundle { name: name.to_string(), contents: Contents::Kernel(flavour, suite) }
+        Bundle { name: format!("linux-{}", self.name()), contents: Contents::Kernel(flavour, suite) }
     }
 }
 

@@ -4,12 +4,16 @@
 //! needs root. What is fetched once is stamped, and a second run takes no network.
 
 pub mod apt;
+pub mod disc;
 pub mod fetch;
 pub mod initrd;
 pub mod kernel;
+pub mod module;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
+pub mod scenario;
+pub mod test;
 pub mod toolchain;
 pub mod tools;
 pub mod workspace;

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 use xtask::kernel::Line;
-use xtask::{fetch::Bundle, run, toolchain, tools};
+use xtask::{fetch::Bundle, run, test, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -44,18 +45,37 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         cpus: u32,
     },
+    /// Check the format, lint, and run every test.
+    Test {
+        /// Only the boots in QEMU whose name contains this.
+        #[arg(long)]
+        only: Option<String>,
+    },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
-        Task::Fetch { refresh } => fetch(refresh),
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells whether all is well; what went wrong has then been said.
+fn perform(task: Task) -> Result<bool> {
+    match task {
+        Task::Fetch { refresh } => fetch(refresh)?,
         Task::Build { features } => {
             let features: Vec<_> = features.iter().map(String::as_str).collect();
             println!("{}", toolchain::build_hypervisor(&features)?.display());
-            Ok(())
         }
-        Task::Run { native: _, kernel, script, memory, cpus } => run::native(kernel, &script, memory, cpus),
+        Task::Run { native: _, kernel, script, memory, cpus } => run::native(kernel, &script, memory, cpus)?,
+        Task::Test { only } => return test::all(only.as_deref()),
     }
+    Ok(true)
 }
 
 fn fetch(refresh: bool) -> Result<()> {
@@ -69,5 +89,6 @@ fn fetch(refresh: bool) -> Result<()> {
         let directory = bundle.obtain()?;
         println!("ready   {:14} {}", bundle.name, directory.display());
     }
+    println!("ready   {:14} {:?}", "core library", toolchain::Core::obtain()?);
     Ok(())
 }

@@ -86,6 +86,39 @@ impl Qemu {
     }
 }
 
+/// GRUB's image maker and what it calls.
+#[derive(Clone, Debug)]
+pub struct Grub {
+    /// The root of the unpacked packages, if it is not the system's.
+    pub root: Option<PathBuf>,
+}
+
+impl Grub {
+    /// The system's if it is complete, else the cached one.
+    pub fn obtain() -> Result<Grub> {
+        let programs = ["grub-mkrescue", "xorriso", "mformat", "mcopy"];
+        let platforms = ["i386-pc", "x86_64-efi"].map(|platform| Path::new("/usr/lib/grub").join(platform));
+        let complete = programs.iter().all(|program| find_program(program).is_some())
+            && platforms.iter().all(|platform| platform.exists());
+        Ok(Grub { root: if complete { None } else { Some(grub_bundle().obtain()?) } })
+    }
+
+    /// How to call one of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        match &self.root {
+            Some(root) => root.join("usr/bin").join(name),
+            None => PathBuf::from(name),
+        }
+    }
+
+    /// A `PATH` on which its programs find each other.
+    pub fn search_path(&self) -> Result<OsString> {
+        let inherited = std::env::var_os("PATH").unwrap_or_default();
+        let ours = self.root.iter().map(|root| root.join("usr/bin"));
+        Ok(std::env::join_paths(ours.chain(std::env::split_paths(&inherited)))?)
+    }
+}
+
 /// The static busybox.
 pub fn busybox() -> Result<PathBuf> {
     let root = busybox_bundle().obtain()?;
