@@ -34,10 +34,7 @@ pub struct Guest {
 impl Guest {
     /// Runs `command`, whose console is on its standard output and whose report goes into `logs`.
     pub(crate) fn spawn(mut command: Command, listener: Listener, logs: PathBuf) -> Result<Guest> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(File::create(logs.join("qemu.log"))?);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(logs.join("qemu.log"))?);
         let mut child = command.spawn().context("cannot start QEMU")?;
         let console = child.stdout.take().context("no console")?;
         let console = read_lines(console, File::create(logs.join("console.log"))?);

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod disc;
 pub mod fetch;
+pub mod guest;
 pub mod initrd;
 pub mod kernel;
 pub mod module;

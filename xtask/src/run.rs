@@ -1,8 +1,9 @@
 //! `cargo xtask run`: one guest, its console on ours.
 
+use crate::guest::End;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
-use crate::qemu::{Boot, End, Machine};
+use crate::qemu::{Boot, Machine};
 use crate::workspace;
 use anyhow::{Result, ensure};
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! Boots in QEMU, each a story with a verdict.
 
+use crate::guest::End;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
 use crate::module::build_module;
-use crate::qemu::{Boot, End, Machine};
+use crate::qemu::{Boot, Machine};
 use crate::run::CMDLINE;
 use crate::workspace;
 use anyhow::{Result, ensure};
