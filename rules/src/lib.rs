@@ -1,3 +1,34 @@
-//! placeholder
+//! The rules: which bytes may run in kernel mode
+//!
+//! This crate decides and touches no hardware. The hypervisor reports events ([`step`](Rules::step)), this
+//! crate answers with a [`Verdict`] and changes rights only through the [`Machine`] it is given.
+//!
+//! Invariants, and where each is kept:
+//! - **INV-1** A frame is executable in kernel mode only while it is [`FrameState::Approved`], and becomes so only
+//!   with an [`Approved`], whose one constructor is in [`page`], behind the comparison of every byte.
+//! - **INV-2** What is compared can no longer change: a frame is frozen before it is compared ([`fetch`]).
+//! - **INV-3** An approved frame is not writable; the first write makes it data ([`write`](mod@write)).
+//! - **INV-4** Kernel pages are approved only in the frames the loader put them in; module pages only as part of
+//!   one consistently placed instance ([`module`]).
+//! - **INV-5** What only boot may choose is fixed from the first user-mode instruction on ([`pin`]).
+//! - **INV-6** Hypervisor and device frames never change state ([`frame`]).
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod choice;
+mod fetch;
+pub mod frame;
+mod module;
+mod page;
+mod pin;
+mod site;
+mod state;
+mod step;
+mod violation;
+mod write;
+
+pub use frame::{Frame, FrameState, FrameTable};
+pub use page::Approved;
+pub use state::{Counters, Memory, NO_FRAME, Rules};
+pub use step::{Access, Event, Machine, Verdict};
+pub use violation::{Rule, Violation};

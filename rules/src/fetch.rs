@@ -1,0 +1,98 @@
+//! A kernel-mode fetch from a frame that is not executable: freeze, compare, approve or refuse
+use crate::page::{Mismatch, Place};
+use crate::site::{Bindings, Phase};
+use crate::step::OutOfTables;
+use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
+
+impl Rules<'_> {
+    pub(crate) fn kernel_fetch(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
+        match self.frames.get(frame) {
+            // A stale translation: the right has been given meanwhile.
+            FrameState::Approved(_) => Verdict::Resume,
+            FrameState::Device => self.refuse(Rule::DeviceFetch, frame, None),
+            FrameState::Hypervisor => self.refuse(Rule::HypervisorMemory, frame, None),
+            FrameState::Data => {
+                // INV-2: nobody can change it from here on.
+                if machine.set_access(frame, Access::Frozen).is_err() {
+                    return self.refuse(Rule::OutOfTables, frame, None);
+                }
+                let verdict = self.verify(machine, frame, va);
+                if let Verdict::Refuse(_) = verdict {
+                    machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
+                }
+                verdict
+            }
+        }
+    }
+
+    fn verify(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
+        match self.kernel_page_of_frame(frame) {
+            Some(page) => self.verify_kernel(machine, frame, page),
+            None => self.verify_module(machine, frame, va),
+        }
+    }
+
+    fn verify_kernel(&mut self, machine: &mut impl Machine, frame: Frame, page: u32) -> Verdict {
+        let init = self.is_init(page);
+        if init && self.init_over {
+            return self.refuse(Rule::UnapprovedCode, frame, None);
+        }
+        let place = self.kernel_place(page);
+        match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
+            Ok(found) => {
+                if !found.in_flux {
+                    self.pages[page as usize].copy_from_slice(machine.page(frame));
+                }
+                self.approve(machine, frame, page, found.proof)
+            }
+            Err(Mismatch(at)) if init => self.refuse(Rule::UnapprovedCode, frame, Some((page, at))),
+            Err(Mismatch(at)) => self.put_back(machine, frame, &place, at),
+        }
+    }
+
+    /// Where a kernel page is and how it is to be looked at now.
+    pub(crate) fn kernel_place(&self, page: u32) -> Place {
+        let region = self.view.regions.at(self.view.region_of_page(page));
+        let va = region.base + (page - region.first_page) as u64 * 4096;
+        Place { page, va, phase: if self.booted { Phase::Pinned } else { Phase::Boot } }
+    }
+
+    /// Puts the bytes last verified back into a tampered frame and approves it.
+    pub(crate) fn put_back(&mut self, machine: &mut impl Machine, frame: Frame, place: &Place, at: u16) -> Verdict {
+        machine.restore(frame, &self.pages[place.page as usize]);
+        let violation = Violation { rule: Rule::Tampered, frame, nearest: Some((place.page, at)) };
+        match self.compare(machine, frame, place, &mut Bindings::new(0..0)) {
+            Ok(found) => {
+                self.counters.restored += 1;
+                match self.approve(machine, frame, place.page, found.proof) {
+                    Verdict::Resume => Verdict::Restored(violation),
+                    other => other,
+                }
+            }
+            Err(_) => self.refuse(Rule::Tampered, frame, violation.nearest),
+        }
+    }
+
+    /// `INV-1`: the only place where a frame becomes executable after launch.
+    pub(crate) fn approve(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        page: u32,
+        proof: crate::Approved,
+    ) -> Verdict {
+        match machine.set_access(frame, Access::Executable(proof)) {
+            Ok(()) => {
+                self.note_approved(page, frame);
+                self.counters.verified += 1;
+                Verdict::Resume
+            }
+            Err(OutOfTables) => self.refuse(Rule::OutOfTables, frame, None),
+        }
+    }
+
+    pub(crate) fn refuse(&mut self, rule: Rule, frame: Frame, nearest: Option<(u32, u16)>) -> Verdict {
+        self.counters.refused += 1;
+        Verdict::Refuse(Violation { rule, frame, nearest })
+    }
+}

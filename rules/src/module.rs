@@ -1,0 +1,225 @@
+//! Module pages: approved only as part of one consistently placed module
+//!
+//! An *instance* is a module together with the values of its variables (where its regions lie, its per-CPU chunk).
+//! A variable is bound by the first page that shows it and then holds for all pages of the instance. A fetch that
+//! contradicts the instance but is a consistent page of the module placed anew *supersedes* it: Linux has loaded
+//! the module again. What was approved under the old instance, or refers to it, becomes data.
+use secvisor_approval::PAGE;
+use secvisor_approval::wire::{NONE, RegionKind};
+
+use crate::page::{Match, Mismatch, Place};
+use crate::site::{Bindings, Phase};
+use crate::{Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict};
+
+impl Rules<'_> {
+    pub(crate) fn verify_module(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
+        if !self.booted || !(self.view.info.modules_start..self.view.info.modules_end).contains(&va) {
+            return self.refuse(Rule::UnapprovedCode, frame, None);
+        }
+        let live = self.page_bound_at(va);
+        if let Some(page) = live {
+            let place = Place { page, va, phase: Phase::Loaded };
+            let mut binds = Bindings::new(0..0);
+            match self.compare(machine, frame, &place, &mut binds) {
+                Ok(found) => return self.accept(machine, frame, &place, found, &binds),
+                Err(at) => {
+                    if let Some(verdict) = self.search(machine, frame, va) {
+                        return verdict;
+                    }
+                    return self.tampered_or_recycled(machine, frame, &place, at);
+                }
+            }
+        }
+        match self.search(machine, frame, va) {
+            Some(verdict) => verdict,
+            None => self.refuse(Rule::UnapprovedCode, frame, self.nearest(machine, frame)),
+        }
+    }
+
+    /// The module page that belongs at an address, by the instances there are.
+    fn page_bound_at(&self, va: u64) -> Option<u32> {
+        self.view.regions.iter().filter(|r| r.module != NONE).find_map(|r| {
+            let base = self.vars[r.base as usize];
+            let inside = va.checked_sub(base).filter(|o| base != 0 && *o < r.pages as u64 * PAGE as u64)?;
+            Some(r.first_page + (inside / PAGE as u64) as u32)
+        })
+    }
+
+    /// Looks for a page of any module that the frame is, at this address; modules without an instance first.
+    fn search(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Option<Verdict> {
+        for superseding in [false, true] {
+            for index in 0..self.view.regions.len() {
+                let region = self.view.regions.at(index);
+                if region.module == NONE || (self.vars[region.base as usize] != 0) != superseding {
+                    continue;
+                }
+                for i in 0..region.pages {
+                    let page = region.first_page + i;
+                    if let Some((found, binds)) = self.matches(machine, frame, va, page, i, region.base as u32) {
+                        if superseding || self.has_instance(region.module) {
+                            self.supersede(machine, region.module, &binds);
+                        }
+                        let place = Place { page, va, phase: Phase::Loaded };
+                        return Some(self.accept(machine, frame, &place, found, &binds));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Compares with one page of a module placed so that this page is at `va`.
+    fn matches(
+        &self,
+        machine: &impl Machine,
+        frame: Frame,
+        va: u64,
+        page: u32,
+        index: u32,
+        base: u32,
+    ) -> Option<(Match, Bindings)> {
+        if !self.may_match(machine, frame, page) {
+            return None;
+        }
+        let module = self.view.modules.at(self.view.vars.at(base as usize).module as usize);
+        let place = Place { page, va, phase: Phase::Loaded };
+        let start = va.checked_sub(index as u64 * PAGE as u64)?;
+        // First as a further region of the instance there is, then as a module placed anew.
+        for fresh in [0..0, module.first_var..module.first_var + module.vars] {
+            let mut binds = Bindings::new(fresh);
+            let bound = binds.get(self.vars, base);
+            if bound.is_some_and(|b| b != start) || bound.is_none() && !binds.bind(&self.view, base, start) {
+                continue;
+            }
+            if let Ok(found) = self.compare(machine, frame, &place, &mut binds) {
+                return Some((found, binds));
+            }
+        }
+        None
+    }
+
+    /// A cheap first look: the bytes before the page's first site.
+    fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
+        let bytes = machine.page(frame);
+        let reference = &self.pages[page as usize];
+        let mut at = 0;
+        // The first site may be the tail of one in the page before; skip what that could cover.
+        let sites = self.view.sites_of(page as usize);
+        if sites.start > 0 {
+            let before = self.view.sites.at(sites.start - 1);
+            at = (before.offset() + self.view.site_len(&before)).saturating_sub(PAGE).min(PAGE);
+        }
+        for index in sites.take(8) {
+            let site = self.view.sites.at(index);
+            let offset = site.offset();
+            if bytes[at.min(offset)..offset] != reference[at.min(offset)..offset] {
+                return false;
+            }
+            at = offset + self.view.site_len(&site);
+        }
+        true
+    }
+
+    fn has_instance(&self, module: u32) -> bool {
+        let m = self.view.modules.at(module as usize);
+        self.vars[m.first_var as usize..(m.first_var + m.vars) as usize].iter().any(|v| *v != 0)
+    }
+
+    /// Approves a page and makes what it binds hold from now on.
+    fn accept(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        place: &Place,
+        found: Match,
+        binds: &Bindings,
+    ) -> Verdict {
+        for (var, value) in binds.pending() {
+            self.vars[*var as usize] = *value;
+        }
+        self.pages[place.page as usize].copy_from_slice(machine.page(frame));
+        self.learn(place, &Bindings::new(0..0));
+        self.approve(machine, frame, place.page, found.proof)
+    }
+
+    /// Ends an instance whose module has been placed anew, unless `binds` merely adds to it.
+    fn supersede(&mut self, machine: &mut impl Machine, module: u32, binds: &Bindings) {
+        let m = self.view.modules.at(module as usize);
+        let own = m.first_var..m.first_var + m.vars;
+        let adds = binds.pending().iter().filter(|(v, _)| own.contains(v)).all(|(v, _)| self.vars[*v as usize] == 0);
+        if adds {
+            return;
+        }
+        for index in 0..self.view.modules.len() as u32 {
+            if index == module || self.refers_to(index, &own) {
+                self.forget_pages(machine, index);
+            }
+        }
+        self.vars[own.start as usize..own.end as usize].fill(0);
+    }
+
+    /// Whether a module's code depends on variables of another.
+    fn refers_to(&self, module: u32, vars: &core::ops::Range<u32>) -> bool {
+        let first = self.view.modules.at(module as usize).first_expr as usize;
+        let end = match module as usize + 1 {
+            next if next < self.view.modules.len() => self.view.modules.at(next).first_expr as usize,
+            _ => self.view.exprs.len(),
+        };
+        self.has_instance(module) && self.view.exprs.range(first, end - first).any(|e| vars.contains(&e.var))
+    }
+
+    /// Makes every approved page of a module data.
+    fn forget_pages(&mut self, machine: &mut impl Machine, module: u32) {
+        let m = self.view.modules.at(module as usize);
+        for region in self.view.regions.range(m.first_region as usize, m.regions as usize) {
+            for page in region.first_page..region.first_page + region.pages {
+                let frame = Frame(self.places[page as usize] as u64);
+                if self.places[page as usize] != NO_FRAME && self.frames.get(frame) == FrameState::Approved(page) {
+                    self.demote(machine, frame, page);
+                }
+                self.places[page as usize] = NO_FRAME;
+            }
+        }
+    }
+
+    /// A page that is not what belongs at its address: tampered with if it is still in its frame and for the
+    /// most part itself, otherwise the frame has been recycled.
+    fn tampered_or_recycled(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        place: &Place,
+        Mismatch(at): Mismatch,
+    ) -> Verdict {
+        let nearest = Some((place.page, at));
+        let last = &self.pages[place.page as usize];
+        let same = machine.page(frame).iter().zip(last).filter(|(a, b)| a == b).count();
+        let region = self.view.regions.at(self.view.region_of_page(place.page));
+        let live = self.places[place.page as usize] as u64 == frame.0 && region.kind == RegionKind::ModuleText as u32;
+        if live && same >= PAGE / 2 {
+            return self.put_back(machine, frame, place, at);
+        }
+        self.refuse(Rule::UnapprovedCode, frame, nearest)
+    }
+
+    /// The module page that shares most bytes with a frame, for the report: at least three quarters of them.
+    fn nearest(&self, machine: &impl Machine, frame: Frame) -> Option<(u32, u16)> {
+        let bytes = machine.page(frame);
+        let modules = self.view.regions.iter().filter(|r| r.module != NONE);
+        let pages = modules.flat_map(|r| r.first_page..r.first_page + r.pages);
+        let mut best = (PAGE * 3 / 4, None);
+        for page in pages {
+            let reference = &self.pages[page as usize];
+            let probe = bytes.iter().zip(reference).step_by(64).filter(|(a, b)| a == b).count();
+            if probe < PAGE / 64 / 2 {
+                continue;
+            }
+            let same = bytes.iter().zip(reference).filter(|(a, b)| a == b).count();
+            if same > best.0 {
+                let at = bytes.iter().zip(reference).position(|(a, b)| a != b).unwrap_or(0);
+                best = (same, Some((page, at as u16)));
+            }
+        }
+        best.1
+    }
+}

@@ -1,0 +1,180 @@
+//! Comparing a page: every byte, or not approved
+use secvisor_approval::wire::{NONE, Site};
+use secvisor_approval::{PAGE, PageBytes};
+
+use crate::site::{Bindings, Context, Phase, Seen};
+use crate::{Frame, Machine, Rules};
+
+/// Proof that a frozen frame holds a page of the approval. The one constructor is behind the comparison
+/// ([`Rules::compare`]); the loader's copy of the kernel is the other way to be right ([`Rules::loaded`]).
+pub struct Approved(());
+
+/// The offset of the first byte that is not as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mismatch(pub u16);
+
+/// A page that was compared and is right.
+pub(crate) struct Match {
+    /// Proof for [`crate::Access::Executable`].
+    pub proof: Approved,
+    /// A site is being rewritten; the bytes are not to be kept as last verified.
+    pub in_flux: bool,
+}
+
+/// Where and what a page is compared as.
+pub(crate) struct Place {
+    /// Page of the approval.
+    pub page: u32,
+    /// Guest-virtual address of its first byte.
+    pub va: u64,
+    /// Life phase of the code.
+    pub phase: Phase,
+}
+
+impl Rules<'_> {
+    /// The kernel's code as the loader has just put it into a frame that nobody else has touched yet.
+    pub fn loaded(&mut self, frame: Frame) -> Option<Approved> {
+        let page = self.kernel_page_of_frame(frame)?;
+        self.note_approved(page, frame);
+        Some(Approved(()))
+    }
+
+    /// Records that `frame` holds `page`.
+    pub(crate) fn note_approved(&mut self, page: u32, frame: Frame) {
+        self.frames.set(frame, Some(page));
+        self.places[page as usize] = frame.0 as u32;
+        if self.is_init(page) {
+            self.init_approved += 1;
+        }
+    }
+
+    pub(crate) fn context(&self, place: &Place) -> Context<'_, '_> {
+        let region = self.view.regions.at(self.view.region_of_page(place.page));
+        let first_expr = match region.module {
+            NONE => 0,
+            module => self.view.modules.at(module as usize).first_expr as usize,
+        };
+        Context { view: &self.view, vars: self.vars, choices: &self.choices, phase: place.phase, first_expr }
+    }
+
+    /// Compares the frozen `frame` with a page of the approval. `INV-1`, `INV-2`: the caller has frozen it.
+    pub(crate) fn compare(
+        &self,
+        machine: &impl Machine,
+        frame: Frame,
+        place: &Place,
+        binds: &mut Bindings,
+    ) -> Result<Match, Mismatch> {
+        let bytes = machine.page(frame);
+        let last = &self.pages[place.page as usize];
+        let context = self.context(place);
+        let mut at = self.before(machine, bytes, &context, place, binds)?;
+        let mut flux = 0;
+        for index in self.view.sites_of(place.page as usize) {
+            let site = self.view.sites.at(index);
+            let (offset, len) = (site.offset(), self.view.site_len(&site));
+            same(bytes, last, at, offset)?;
+            let va = place.va + offset as u64;
+            if offset + len > PAGE {
+                if !self.straddler(machine, bytes, &context, place, &site, binds) {
+                    return Err(Mismatch(offset as u16));
+                }
+                at = PAGE;
+                break;
+            }
+            let seen = Seen { bytes: &bytes[offset..offset + len], low: 0, high: len };
+            let last = &last[offset..offset + len];
+            if !context.allows(&site, va, &seen, last, binds) {
+                flux += 1;
+                if flux > 1 || !context.in_flux(&site, va, &seen, last, binds) {
+                    return Err(Mismatch(offset as u16));
+                }
+            }
+            at = offset + len;
+        }
+        same(bytes, last, at, PAGE)?;
+        Ok(Match { proof: Approved(()), in_flux: flux > 0 })
+    }
+
+    /// The end of a site that begins in the page before; where the rest of this page begins.
+    fn before(
+        &self,
+        machine: &impl Machine,
+        bytes: &PageBytes,
+        context: &Context<'_, '_>,
+        place: &Place,
+        binds: &mut Bindings,
+    ) -> Result<usize, Mismatch> {
+        let region = self.view.regions.at(self.view.region_of_page(place.page));
+        if place.page == region.first_page {
+            return Ok(0);
+        }
+        let Some(index) = self.view.sites_of(place.page as usize - 1).last() else { return Ok(0) };
+        let site = self.view.sites.at(index);
+        let (first, len) = (PAGE - site.offset(), self.view.site_len(&site));
+        if len <= first {
+            return Ok(0);
+        }
+        let mut whole = [0; secvisor_approval::wire::MAX_SITE];
+        let mut last = whole;
+        whole[first..len].copy_from_slice(&bytes[..len - first]);
+        last[..first].copy_from_slice(&self.pages[place.page as usize - 1][site.offset()..]);
+        last[first..len].copy_from_slice(&self.pages[place.page as usize][..len - first]);
+        let neighbour = self.neighbour(machine, place.page - 1, place.va - PAGE as u64);
+        if let Some(other) = neighbour {
+            whole[..first].copy_from_slice(&machine.page(other)[site.offset()..]);
+        }
+        let seen = Seen { bytes: &whole[..len], low: if neighbour.is_some() { 0 } else { first }, high: len };
+        let va = place.va - first as u64;
+        let ok = context.allows(&site, va, &seen, &last[..len], binds);
+        if ok || context.in_flux(&site, va, &seen, &last[..len], binds) { Ok(len - first) } else { Err(Mismatch(0)) }
+    }
+
+    /// A site that begins in this page and ends in the next.
+    fn straddler(
+        &self,
+        machine: &impl Machine,
+        bytes: &PageBytes,
+        context: &Context<'_, '_>,
+        place: &Place,
+        site: &Site,
+        binds: &mut Bindings,
+    ) -> bool {
+        let (first, len) = (PAGE - site.offset(), self.view.site_len(site));
+        let mut whole = [0; secvisor_approval::wire::MAX_SITE];
+        let mut last = whole;
+        whole[..first].copy_from_slice(&bytes[site.offset()..]);
+        last[..first].copy_from_slice(&self.pages[place.page as usize][site.offset()..]);
+        last[first..len].copy_from_slice(&self.pages[place.page as usize + 1][..len - first]);
+        let neighbour = self.neighbour(machine, place.page + 1, place.va + PAGE as u64);
+        if let Some(other) = neighbour {
+            whole[first..len].copy_from_slice(&machine.page(other)[..len - first]);
+        }
+        let seen = Seen { bytes: &whole[..len], low: 0, high: if neighbour.is_some() { len } else { first } };
+        let va = place.va + site.offset() as u64;
+        let ok = context.allows(site, va, &seen, &last[..len], binds);
+        ok || context.in_flux(site, va, &seen, &last[..len], binds)
+    }
+
+    /// The frame that holds the page next to one under comparison, if it can be told: a straddling site is
+    /// compared whole when the later of the two pages has its turn, so a wrong hint costs nothing but a refusal.
+    fn neighbour(&self, machine: &impl Machine, page: u32, va: u64) -> Option<Frame> {
+        let frame = self.frame_of_kernel_page(page).or_else(|| machine.translate(va))?;
+        let ram = matches!(self.frames.get(frame), crate::FrameState::Data | crate::FrameState::Approved(_));
+        ram.then_some(frame)
+    }
+
+    /// Whether a page is the kernel's init text.
+    pub(crate) fn is_init(&self, page: u32) -> bool {
+        let region = self.view.regions.at(self.view.region_of_page(page));
+        region.kind == secvisor_approval::wire::RegionKind::KernelInit as u32
+    }
+}
+
+fn same(a: &PageBytes, b: &PageBytes, from: usize, to: usize) -> Result<(), Mismatch> {
+    if a[from..to] == b[from..to] {
+        return Ok(());
+    }
+    let first = (from..to).find(|i| a[*i] != b[*i]).unwrap_or(from);
+    Err(Mismatch(first as u16))
+}

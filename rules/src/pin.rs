@@ -1,0 +1,66 @@
+//! The first user-mode instruction: what only boot may choose is fixed
+//!
+//! Every kernel page is compared once more under the rules of boot and kept as it is; from then on its choice
+//! and constant sites must hold exactly that. Which conditions hold is learnt from the same sites, for the modules
+//! to come. A page that is not right is left as data: when it runs, its last verified bytes are put back.
+use secvisor_approval::PAGE;
+use secvisor_approval::wire::{NONE, SiteKind};
+
+use crate::page::Place;
+use crate::site::{Bindings, Phase, Seen};
+use crate::{Access, Frame, FrameState, Machine, Rules, Verdict};
+
+impl Rules<'_> {
+    pub(crate) fn pin(&mut self, machine: &mut impl Machine) -> Verdict {
+        if self.booted {
+            return Verdict::Resume;
+        }
+        let kernel_pages = self.view.regions.iter().filter(|r| r.module == NONE).map(|r| r.pages).sum();
+        for page in 0..kernel_pages {
+            let Some(frame) = self.frame_of_kernel_page(page) else { continue };
+            if self.frames.get(frame) == FrameState::Data {
+                self.settle(machine, frame, page);
+            }
+            if self.frames.get(frame) == FrameState::Approved(page) {
+                self.learn(&self.kernel_place(page), &Bindings::new(0..0));
+            }
+        }
+        self.booted = true;
+        Verdict::Resume
+    }
+
+    /// Approves a page that was rewritten since it last ran.
+    fn settle(&mut self, machine: &mut impl Machine, frame: Frame, page: u32) {
+        if machine.set_access(frame, Access::Frozen).is_err() {
+            return;
+        }
+        let place = self.kernel_place(page);
+        match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
+            Ok(found) if !found.in_flux => {
+                self.pages[page as usize].copy_from_slice(machine.page(frame));
+                self.approve(machine, frame, page, found.proof);
+            }
+            _ => machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so"),
+        }
+    }
+
+    /// Learns which conditions hold from the choice sites of a page whose last verified bytes are current.
+    pub(crate) fn learn(&mut self, place: &Place, binds: &Bindings) {
+        for index in self.view.sites_of(place.page as usize) {
+            let site = self.view.sites.at(index);
+            if site.kind() != Some(SiteKind::Choice) {
+                continue;
+            }
+            let (offset, len) = (site.offset(), self.view.site_len(&site));
+            if offset + len > PAGE {
+                continue;
+            }
+            let bytes = &self.pages[place.page as usize][offset..offset + len];
+            let seen = Seen { bytes, low: 0, high: len };
+            let context = self.context(&Place { page: place.page, va: place.va, phase: Phase::Loaded });
+            if let Some((chosen, list, count)) = context.chosen(&site, place.va + offset as u64, &seen, binds) {
+                self.choices.learn(&list[..count], chosen);
+            }
+        }
+    }
+}

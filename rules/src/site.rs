@@ -1,0 +1,333 @@
+//! May a site hold these bytes?
+//!
+//! Whole-site comparison: a site holds one of its values entirely, or one of the intermediate states of
+//! `text_poke_bp` (INT3 first, tail old, new or in between; `arch/x86/kernel/alternative.c`).
+use secvisor_approval::view::View;
+use secvisor_approval::wire::{
+    ConstClass, Expr, FixKind, MAX_SITE, NONE, RegionKind, Site, SiteKind, VarClass, Variant,
+};
+
+use crate::choice::Choices;
+
+/// Bytes of a site as found in memory. Of a site that straddles two pages only one part may be known.
+pub(crate) struct Seen<'s> {
+    /// As long as the site; zero where not known.
+    pub bytes: &'s [u8],
+    /// First known byte.
+    pub low: usize,
+    /// One behind the last known byte.
+    pub high: usize,
+}
+
+impl Seen<'_> {
+    fn is(&self, value: &[u8]) -> bool {
+        self.bytes[self.low..self.high] == value[self.low..self.high]
+    }
+    fn whole(&self) -> bool {
+        self.low == 0 && self.high == self.bytes.len()
+    }
+    /// Whether every known byte is that of one of the two values.
+    fn mixes(&self, a: &[u8], b: &[u8]) -> bool {
+        (self.low..self.high).all(|i| self.bytes[i] == a[i] || self.bytes[i] == b[i])
+    }
+    /// Whether the site is being changed between two values by the INT3 protocol.
+    fn pokes(&self, a: &[u8], b: &[u8]) -> bool {
+        let int3 = self.low > 0 || self.bytes[0] == INT3;
+        int3 && (self.low.max(1)..self.high).all(|i| self.bytes[i] == a[i] || self.bytes[i] == b[i])
+    }
+}
+
+/// When a page is looked at, in the life of the code it belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Kernel code while Linux patches itself at boot.
+    Boot,
+    /// Kernel code from the first user-mode instruction on.
+    Pinned,
+    /// Module code: what is patched at load has been.
+    Loaded,
+}
+
+/// Values of variables: those bound, and those a page under comparison would bind.
+#[derive(Clone)]
+pub(crate) struct Bindings {
+    pending: [(u32, u64); MAX_PENDING],
+    len: usize,
+    /// Variables of a module that is looked at as if it were newly placed: what they were bound to does not count.
+    fresh: core::ops::Range<u32>,
+}
+
+/// Most variables one page may bind.
+const MAX_PENDING: usize = 24;
+
+impl Bindings {
+    pub(crate) fn new(fresh: core::ops::Range<u32>) -> Self {
+        Self { pending: [(0, 0); MAX_PENDING], len: 0, fresh }
+    }
+    /// Value of a variable; `None` while unbound.
+    pub(crate) fn get(&self, vars: &[u64], var: u32) -> Option<u64> {
+        if let Some((_, value)) = self.pending().iter().find(|(v, _)| *v == var) {
+            return Some(*value);
+        }
+        let bound = vars[var as usize];
+        (bound != 0 && !self.fresh.contains(&var)).then_some(bound)
+    }
+    /// Binds a variable; fails if its class does not allow the value.
+    pub(crate) fn bind(&mut self, view: &View<'_>, var: u32, value: u64) -> bool {
+        let range = view.info.modules_start..view.info.modules_end;
+        let ok = match VarClass::new(view.vars.at(var as usize).class) {
+            Some(VarClass::Code | VarClass::Data) => value.is_multiple_of(4096) && range.contains(&value),
+            Some(VarClass::PerCpu) => value != 0 && value < 1 << 31,
+            None => false,
+        };
+        if !ok || self.len == MAX_PENDING {
+            return false;
+        }
+        self.pending[self.len] = (var, value);
+        self.len += 1;
+        true
+    }
+    pub(crate) fn pending(&self) -> &[(u32, u64)] {
+        &self.pending[..self.len]
+    }
+}
+
+const INT3: u8 = 0xcc;
+const NOP2: [u8; 2] = [0x66, 0x90];
+const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
+/// `data16 data16 xor %eax,%eax`: what a static call to `__static_call_return0` becomes.
+const RETURN0: [u8; 5] = [0x2e, 0x2e, 0x2e, 0x31, 0xc0];
+/// `ret; int3; int3; int3; int3`.
+const RETURN: [u8; 5] = [0xc3, INT3, INT3, INT3, INT3];
+/// `ud1 %esp, %ecx`: the mark behind every static-call trampoline.
+const TRAMPOLINE_TAIL: [u8; 3] = [0x0f, 0xb9, 0xcc];
+
+/// What a site is compared with.
+pub(crate) struct Context<'c, 'a> {
+    pub view: &'c View<'a>,
+    pub vars: &'c [u64],
+    pub choices: &'c Choices,
+    pub phase: Phase,
+    /// Index of the first expression of the region's module; 0 for the kernel.
+    pub first_expr: usize,
+}
+
+/// A branch instruction of 5 bytes at `va`.
+fn branch(opcode: u8, va: u64, target: u64) -> [u8; 5] {
+    let [a, b, c, d] = (target.wrapping_sub(va + 5) as u32).to_le_bytes();
+    [opcode, a, b, c, d]
+}
+
+/// The value of a field of `len` bytes, sign-extended.
+fn field(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a, b, c, d] => i32::from_le_bytes([a, b, c, d]) as u64,
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        [a] => a as u64,
+        _ => 0,
+    }
+}
+
+impl Context<'_, '_> {
+    /// Whether `site` at `va` may hold what was `seen`; `last` are the bytes last verified there.
+    #[inline]
+    pub(crate) fn allows(&self, site: &Site, va: u64, seen: &Seen<'_>, last: &[u8], binds: &mut Bindings) -> bool {
+        let Some(kind) = site.kind() else { return false };
+        match kind {
+            SiteKind::Abs32 => self.address(site, 0, seen, binds),
+            SiteKind::Rel32 => self.address(site, va, seen, binds),
+            SiteKind::Abs64 => self.address(site, 0, seen, binds),
+            SiteKind::Choice | SiteKind::Const if self.phase == Phase::Pinned => seen.is(last),
+            SiteKind::Choice => self.choice(site, va, seen, binds),
+            SiteKind::Const => self.constant(site, seen),
+            SiteKind::Jump2 => {
+                let jump = [0xeb, site.arg as u8];
+                seen.is(&NOP2) || seen.is(&jump) || seen.pokes(&NOP2, &jump)
+            }
+            SiteKind::Jump5 => {
+                let jump = branch(0xe9, 0, (site.arg as u64).wrapping_add(5));
+                seen.is(&NOP5) || seen.is(&jump) || seen.pokes(&NOP5, &jump)
+            }
+            SiteKind::Ftrace => self.ftrace(va, seen),
+            SiteKind::FtraceCall => self.static_call(0xe8, va, seen),
+            SiteKind::StaticCall => self.link_form(0xe8, site, va, seen, binds) || self.static_call(0xe8, va, seen),
+            SiteKind::StaticJump => self.link_form(0xe9, site, va, seen, binds) || self.static_call(0xe9, va, seen),
+            SiteKind::Trampoline => self.trampoline(site, va, seen, binds),
+        }
+    }
+
+    fn value(&self, expr: &Expr, binds: &Bindings) -> Option<u64> {
+        match expr.var {
+            NONE => Some(expr.value),
+            var => Some(binds.get(self.vars, var)?.wrapping_add(expr.value)),
+        }
+    }
+
+    fn expr(&self, site: &Site) -> Expr {
+        self.view.exprs.at(self.first_expr + site.index() as usize)
+    }
+
+    /// A relocated field: recomputed, or solved for its variable if that is not bound yet.
+    fn address(&self, site: &Site, place: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
+        let expr = self.expr(site);
+        let constant = (site.arg as u64).wrapping_sub(place);
+        match self.value(&expr, binds) {
+            Some(value) => {
+                let bytes = value.wrapping_add(constant).to_le_bytes();
+                // A field of 4 bytes that is not relative must be the sign extension Linux checks for.
+                seen.is(&bytes[..seen.bytes.len()])
+            }
+            None if seen.whole() => {
+                let value = field(seen.bytes).wrapping_sub(constant).wrapping_sub(expr.value);
+                binds.bind(self.view, expr.var, value)
+            }
+            // The other page's turn compares the whole field, before both halves can run.
+            None => true,
+        }
+    }
+
+    /// The bytes of a variant at `va`; `None` if they depend on a variable that is not bound.
+    fn variant(&self, site: &Site, v: &Variant, va: u64, binds: &Bindings, out: &mut [u8]) -> Option<()> {
+        out.copy_from_slice(self.view.variant_bytes(v, out.len()));
+        for fix in self.view.fixes.range(v.first_fix as usize, v.fixes as usize) {
+            let at = fix.pos as usize;
+            let target = |bias: u64| {
+                let value = self.value(&self.view.exprs.at(fix.expr as usize), binds)?;
+                Some(value.wrapping_add(fix.addend as u64).wrapping_sub(bias) as u32)
+            };
+            match FixKind::new(fix.kind)? {
+                FixKind::ExprRel32 => out[at..at + 4].copy_from_slice(&target(va + at as u64 + 4)?.to_le_bytes()),
+                FixKind::ExprAbs32 => out[at..at + 4].copy_from_slice(&target(0)?.to_le_bytes()),
+                FixKind::SiteRel32 => out[at..at + 4].copy_from_slice(&(site.arg - at as i32 - 4).to_le_bytes()),
+                FixKind::SiteRel8 => out[at] = (site.arg - at as i32 - 1) as u8,
+            }
+        }
+        Some(())
+    }
+
+    /// Runs `each` over the variants of a choice site, with their bytes where they can be computed.
+    fn variants(
+        &self,
+        site: &Site,
+        va: u64,
+        binds: &Bindings,
+        mut each: impl FnMut(usize, &[Variant], &[u8]) -> bool,
+    ) -> bool {
+        let template = self.view.templates.at(site.index() as usize);
+        let (count, len) = (template.variants as usize, template.len as usize);
+        let mut list = [Variant::default(); 16];
+        for (slot, v) in list.iter_mut().zip(self.view.variants.range(template.first_variant as usize, count)) {
+            *slot = v;
+        }
+        let mut bytes = [0; MAX_SITE];
+        (0..count).any(|i| {
+            self.variant(site, &list[i], va, binds, &mut bytes[..len]).is_some()
+                && each(i, &list[..count], &bytes[..len])
+        })
+    }
+
+    fn choice(&self, site: &Site, va: u64, seen: &Seen<'_>, binds: &Bindings) -> bool {
+        let boot = self.phase == Phase::Boot;
+        self.variants(site, va, binds, |i, list, bytes| seen.is(bytes) && (boot || self.choices.possible(list, i)))
+    }
+
+    /// The variant a choice site holds, if only one that Linux may choose has these bytes.
+    pub(crate) fn chosen(
+        &self,
+        site: &Site,
+        va: u64,
+        seen: &Seen<'_>,
+        binds: &Bindings,
+    ) -> Option<(usize, [Variant; 16], usize)> {
+        let mut found = None;
+        let mut many = !seen.whole();
+        self.variants(site, va, binds, |i, list, bytes| {
+            if seen.is(bytes) && self.choices.possible(list, i) {
+                many |= found.is_some();
+                let mut copy = [Variant::default(); 16];
+                copy[..list.len()].copy_from_slice(list);
+                found = Some((i, copy, list.len()));
+            }
+            false
+        });
+        found.filter(|_| !many)
+    }
+
+    /// A value that Linux is writing byte by byte over what was last verified, into the page it runs from. Only
+    /// while it patches itself at boot.
+    pub(crate) fn in_flux(&self, site: &Site, va: u64, seen: &Seen<'_>, last: &[u8], binds: &Bindings) -> bool {
+        self.phase == Phase::Boot
+            && site.kind() == Some(SiteKind::Choice)
+            && self.variants(site, va, binds, |_, _, bytes| seen.mixes(last, bytes))
+    }
+
+    fn constant(&self, site: &Site, seen: &Seen<'_>) -> bool {
+        let constant = self.view.consts.at(site.index() as usize);
+        let Some(class) = ConstClass::new(constant.class) else { return false };
+        let value = field(seen.bytes);
+        seen.is(&constant.link.to_le_bytes()[..class.len()])
+            || seen.whole()
+                && match class {
+                    ConstClass::Pointer => value >= 0xffff_8000_0000_0000,
+                    ConstClass::Shift => value < 64,
+                    ConstClass::UserPtrMax => value == 0x7fff_ffff_f000 || value == 0xff_ffff_ffff_f000,
+                    ConstClass::Mask => (value as u32).wrapping_add(1) & value as u32 == 0,
+                }
+    }
+
+    fn ftrace(&self, va: u64, seen: &Seen<'_>) -> bool {
+        let info = &self.view.info;
+        let calls = [info.ftrace_caller, info.ftrace_regs_caller].map(|f| branch(0xe8, va, f));
+        seen.is(&NOP5)
+            || calls.iter().any(|c| seen.is(c) || seen.pokes(&NOP5, c))
+            || seen.pokes(&calls[0], &calls[1])
+            || self.phase == Phase::Boot && seen.is(&branch(0xe8, va, info.fentry))
+    }
+
+    fn link_form(&self, opcode: u8, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
+        let expr = self.expr(site);
+        match self.value(&expr, binds) {
+            Some(value) => seen.is(&branch(opcode, va, value.wrapping_add(site.arg as u64))),
+            None if seen.whole() && seen.bytes[0] == opcode => {
+                let target = field(&seen.bytes[1..5]).wrapping_add(va + 5);
+                binds.bind(self.view, expr.var, target.wrapping_sub(expr.value).wrapping_sub(site.arg as u64))
+            }
+            None => false,
+        }
+    }
+
+    /// A static call that has been given its target: any function, or one of the forms without a branch. Which
+    /// function a key may have cannot be read from the image.
+    fn static_call(&self, opcode: u8, va: u64, seen: &Seen<'_>) -> bool {
+        let plain: [&[u8; 5]; 2] = if opcode == 0xe8 { [&NOP5, &RETURN0] } else { [&RETURN, &RETURN] };
+        let poked = |value: &[u8; 5]| seen.low > 0 || seen.bytes[0] == value[0] || seen.bytes[0] == INT3;
+        let tail = |value: &[u8; 5]| (seen.low.max(1)..seen.high).all(|i| seen.bytes[i] == value[i]);
+        if plain.iter().any(|p| poked(p) && tail(p)) {
+            return true;
+        }
+        let target = field(&seen.bytes[1..5]).wrapping_add(va + 5);
+        seen.whole() && (seen.bytes[0] == opcode || seen.bytes[0] == INT3) && self.is_function(target)
+    }
+
+    fn trampoline(&self, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
+        let tail_low = seen.low.max(5);
+        let tail_ok = (tail_low..seen.high).all(|i| seen.bytes[i] == TRAMPOLINE_TAIL[i - 5]);
+        if seen.low >= 5 {
+            return tail_ok;
+        }
+        let head = Seen { bytes: &seen.bytes[..5], low: seen.low, high: seen.high.min(5) };
+        tail_ok && (self.link_form(0xe9, site, va, &head, binds) || self.static_call(0xe9, va, &head))
+    }
+
+    /// Whether a function of the kernel, or of a module that has its place, begins at `va`.
+    fn is_function(&self, va: u64) -> bool {
+        self.view.regions.iter().any(|r| {
+            let base = match RegionKind::new(r.kind) {
+                Some(RegionKind::KernelText | RegionKind::KernelInit) => r.base,
+                _ => self.vars[r.base as usize],
+            };
+            let offset = va.wrapping_sub(base);
+            base != 0 && offset < r.pages as u64 * 4096 && self.view.function_at(&r, offset as u32)
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! One event in, one verdict out
+use secvisor_approval::PageBytes;
+
+use crate::{Approved, Frame, Rules, Violation};
+
+/// Rights of a frame in the nested (or shadow) tables.
+pub enum Access {
+    /// Readable, writable, executable in user mode only.
+    Data,
+    /// Readable only: nobody changes it, nobody runs it.
+    Frozen,
+    /// Readable, executable in kernel mode only.
+    Executable(Approved),
+}
+
+/// What the rules need of the machine. What differs between nested and shadow paging sits behind it.
+pub trait Machine {
+    /// The bytes of a frame of RAM.
+    fn page(&self, frame: Frame) -> &PageBytes;
+    /// Replaces the bytes of a frame of RAM.
+    fn restore(&mut self, frame: Frame, bytes: &PageBytes);
+    /// Gives a frame these rights and no others. When it returns, no CPU and no device can use a right that was
+    /// taken away. Fails, changing nothing, if the tables have no room.
+    fn set_access(&mut self, frame: Frame, access: Access) -> Result<(), OutOfTables>;
+    /// Where the guest's own tables map a virtual address just now. A hint: nothing may rest on it alone.
+    fn translate(&self, va: u64) -> Option<Frame>;
+}
+
+/// The tables have no room to set a frame apart.
+#[derive(Debug)]
+pub struct OutOfTables;
+
+/// What happened, in the words of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The kernel tried to execute from a frame that is not executable in kernel mode.
+    KernelFetch {
+        /// The frame.
+        frame: Frame,
+        /// Guest-virtual address of the page that was fetched from.
+        va: u64,
+    },
+    /// Somebody tried to write to a frame that is not writable.
+    Write {
+        /// The frame.
+        frame: Frame,
+    },
+    /// The guest is about to execute its first instruction in user mode.
+    FirstUser,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Let the guest try again: it now may.
+    Resume,
+    /// As [`Self::Resume`], and report: a tampered page was put back.
+    Restored(Violation),
+    /// Refuse and report.
+    Refuse(Violation),
+}
+
+impl Rules<'_> {
+    /// Decides an event.
+    pub fn step(&mut self, machine: &mut impl Machine, event: Event) -> Verdict {
+        match event {
+            Event::KernelFetch { frame, va } => self.kernel_fetch(machine, frame, va & !0xfff),
+            Event::Write { frame } => self.write(machine, frame),
+            Event::FirstUser => self.pin(machine),
+        }
+    }
+}
