@@ -2,10 +2,13 @@
 
 use crate::tools::{Grub, library_path};
 use crate::workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
-use xshell::cmd;
+use xshell::{Shell, cmd};
+
+/// What GRUB needs to read the disc and its menu, and to boot from it.
+const MODULES: [&str; 7] = ["normal", "iso9660", "search", "search_fs_file", "configfile", "multiboot2", "part_msdos"];
 
 /// What the disc boots.
 #[derive(Clone, Debug)]
@@ -33,19 +36,10 @@ impl Disc {
         for (number, file) in files.enumerate() {
             fs::copy(file, boot.join(number.to_string())).with_context(|| format!("no {}", file.display()))?;
         }
-        let shell = workspace::shell()?;
-        let program = grub.program("grub-mkrescue");
-        let xorriso = grub.program("xorriso");
-        let mut command = cmd!(shell, "{program} --xorriso={xorriso} --output={iso} {tree}")
-            .env("PATH", grub.search_path()?)
-            .env("SOURCE_DATE_EPOCH", "1");
-        if let Some(root) = &grub.root {
-            command = command
-                .env("pkglibdir", root.join("usr/lib/grub"))
-                .env("pkgdatadir", root.join("usr/share/grub"))
-                .env("LD_LIBRARY_PATH", library_path(root));
-        }
-        command.quiet().ignore_stdout().ignore_stderr().run().context("grub-mkrescue makes no disc")?;
+        let grub = Tools { grub, shell: workspace::shell()? };
+        grub.add_bios_boot(&boot.join("grub"))?;
+        grub.add_uefi_boot(&boot.join("grub"))?;
+        grub.master(&tree, iso)?;
         fs::remove_dir_all(tree)?;
         Ok(iso.to_path_buf())
     }
@@ -60,6 +54,67 @@ impl Disc {
         menu.push_str("}\n");
         menu
     }
+}
+
+/// `grub-mkrescue` would do all of this, but finds GRUB's modules only where they are when installed.
+struct Tools {
+    grub: Grub,
+    shell: Shell,
+}
+
+impl Tools {
+    /// An El Torito boot image, which a BIOS loads.
+    fn add_bios_boot(&self, directory: &Path) -> Result<()> {
+        self.make_image("i386-pc", "i386-pc-eltorito", &["biosdisk"], &directory.join("bios.img"))
+    }
+
+    /// A FAT file system with an EFI program at the place where UEFI looks for it.
+    fn add_uefi_boot(&self, directory: &Path) -> Result<()> {
+        let program = directory.join("bootx64.efi");
+        let image = directory.join("efi.img");
+        self.make_image("x86_64-efi", "x86_64-efi", &[], &program)?;
+        self.run("mformat", &["-C", "-f", "2880", "-N", "0", "-i"], &[&image, Path::new("::")])?;
+        self.run("mmd", &["-i"], &[&image, Path::new("::/EFI"), Path::new("::/EFI/BOOT")])?;
+        self.run("mcopy", &["-i"], &[&image, &program, Path::new("::/EFI/BOOT/BOOTX64.EFI")])?;
+        Ok(fs::remove_file(program)?)
+    }
+
+    fn make_image(&self, platform: &str, format: &str, more: &[&str], to: &Path) -> Result<()> {
+        let early = to.with_extension("cfg");
+        fs::write(&early, "search --file --set=root /boot/grub/grub.cfg\nset prefix=($root)/boot/grub\n")?;
+        let modules = self.grub.modules(platform);
+        let mut arguments = vec!["-O", format, "-p", "/boot/grub"];
+        arguments.extend(MODULES.iter().chain(more));
+        arguments.extend(["-d", path(&modules)?, "-c", path(&early)?, "-o"]);
+        self.run("grub-mkimage", &arguments, &[to])?;
+        Ok(fs::remove_file(early)?)
+    }
+
+    fn master(&self, tree: &Path, iso: &Path) -> Result<()> {
+        let options = "-as mkisofs -quiet -r -b boot/grub/bios.img -no-emul-boot -boot-load-size 4 -boot-info-table \
+                       --grub2-boot-info --efi-boot boot/grub/efi.img -efi-boot-part --efi-boot-image \
+                       --protective-msdos-label --grub2-mbr";
+        // With it the image also boots when written to a USB stick.
+        let mbr = self.grub.modules("i386-pc").join("boot_hybrid.img");
+        let mut options: Vec<_> = options.split_whitespace().collect();
+        options.extend([path(&mbr)?, "-o"]);
+        self.run("xorriso", &options, &[iso, tree])
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], files: &[&Path]) -> Result<()> {
+        let path = self.grub.program(program);
+        let mut command = cmd!(self.shell, "{path} {arguments...} {files...}").env("SOURCE_DATE_EPOCH", "1");
+        if let Some(root) = &self.grub.root {
+            command = command.env("LD_LIBRARY_PATH", library_path(root));
+        }
+        let output = command.quiet().ignore_status().output()?;
+        ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path is not text")
 }
 
 /// Each word in quotes, in which GRUB leaves everything but the quote itself alone.

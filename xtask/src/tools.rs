@@ -96,7 +96,7 @@ pub struct Grub {
 impl Grub {
     /// The system's if it is complete, else the cached one.
     pub fn obtain() -> Result<Grub> {
-        let programs = ["grub-mkrescue", "xorriso", "mformat", "mcopy"];
+        let programs = ["grub-mkimage", "xorriso", "mformat", "mcopy", "mmd"];
         let platforms = ["i386-pc", "x86_64-efi"].map(|platform| Path::new("/usr/lib/grub").join(platform));
         let complete = programs.iter().all(|program| find_program(program).is_some())
             && platforms.iter().all(|platform| platform.exists());
@@ -111,11 +111,9 @@ impl Grub {
         }
     }
 
-    /// A `PATH` on which its programs find each other.
-    pub fn search_path(&self) -> Result<OsString> {
-        let inherited = std::env::var_os("PATH").unwrap_or_default();
-        let ours = self.root.iter().map(|root| root.join("usr/bin"));
-        Ok(std::env::join_paths(ours.chain(std::env::split_paths(&inherited)))?)
+    /// Where its modules for a platform are.
+    pub fn modules(&self, platform: &str) -> PathBuf {
+        self.root.as_deref().unwrap_or(Path::new("/")).join("usr/lib/grub").join(platform)
     }
 }
 
