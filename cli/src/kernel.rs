@@ -1,0 +1,352 @@
+//! A kernel image: what it is made of, and how it becomes regions, runs and facts of an approval
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Context, Result, bail};
+use secvisor_approval::PAGE;
+use secvisor_approval::build::{RegionDef, SymbolDef};
+use secvisor_approval::wire::{Info, NONE, RegionKind};
+
+use crate::alternatives::Replacement;
+use crate::branches::ReturnThunks;
+use crate::bytes::i32_at;
+use crate::bzimage::{self, Setup};
+use crate::code::{Address, Code};
+use crate::elf::{Image, Segment};
+use crate::emit::Emitter;
+use crate::flavor::Flavor;
+use crate::relocs::{self, Relocs};
+use crate::sites::{self, Counts};
+use crate::symbols::KernelSymbols;
+use crate::{kallsyms, nops};
+
+/// What an approval adds to the kernel's command line, each with its reason.
+pub const CMDLINE: &[(&str, &str)] = &[
+    ("sysctl.net.core.bpf_jit_enable=0", "BPF programs are interpreted: compiled ones are code nobody has approved"),
+    ("nohibernate", "resuming from disk replaces the kernel with what the disk holds"),
+    ("efi=noruntime", "EFI runtime services are firmware code that nobody has approved"),
+    ("init_on_alloc=1", "a frame that held approved code is cleared before a device gets it"),
+    ("nr_cpus=1", "this version runs Linux on one CPU"),
+];
+
+/// Start of the kernel's mapping (`__START_KERNEL_map`).
+const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+/// Size of that mapping when the kernel can be randomised (`KERNEL_IMAGE_SIZE`).
+const KERNEL_IMAGE_SIZE: u64 = 1 << 30;
+/// End of the modules' range (`MODULES_END`).
+const MODULES_END: u64 = 0xffff_ffff_ff00_0000;
+
+/// Initial values of `pv_ops`: what direct calls are patched to.
+#[derive(Clone, Debug)]
+pub struct PvOps {
+    start: u64,
+    slots: Vec<u64>,
+    nop: u64,
+    bug: u64,
+    flavor: Flavor,
+}
+
+impl PvOps {
+    fn read(image: &Image<'_>, symbols: &KernelSymbols, flavor: Flavor) -> Result<Self> {
+        let (nop, bug) = match flavor {
+            Flavor::V6_1 => ("_paravirt_nop", "paravirt_BUG"),
+            Flavor::V6_12 => ("nop_func", "BUG_func"),
+        };
+        let start = symbols.need("pv_ops")?;
+        // The table ends where the next symbol begins.
+        let end = symbols.iter().map(|s| s.address).filter(|a| *a > start).min().unwrap_or(start);
+        let len = end.saturating_sub(start).min(PAGE as u64) as usize / 8;
+        let slots = (0..len as u64).map(|i| image.u64(start + 8 * i)).collect::<Result<_>>()?;
+        Ok(Self { start, slots, nop: symbols.need(nop)?, bug: symbols.need(bug)?, flavor })
+    }
+
+    /// What a call through slot `index` becomes.
+    fn slot(&self, index: u64) -> Result<Replacement> {
+        let value = self.slots.get(index as usize).context("call through a slot behind pv_ops")?;
+        Ok(match *value {
+            0 => Replacement::Call(Address::absolute(self.bug)),
+            v if v == self.nop => Replacement::Nops,
+            v => Replacement::Call(Address::absolute(v)),
+        })
+    }
+
+    /// What `call *slot(%rip)` becomes (6.12 `ALT_FLAG_DIRECT_CALL`); `slot` is the slot's address.
+    pub fn direct_call(&self, slot: u64) -> Result<Replacement> {
+        let offset = slot.wrapping_sub(self.start);
+        if offset % 8 != 0 {
+            bail!("direct call through {slot:#x}, no slot of pv_ops");
+        }
+        self.slot(offset / 8)
+    }
+
+    /// The 6 bytes a paravirt site of this type holds once patched (6.1).
+    pub fn paravirt(&self, index: u8) -> Result<Code> {
+        Ok(match self.slot(index as u64)? {
+            Replacement::Call(target) => Code::branch(0xe8, target).padded(6, 0x90),
+            _ => Code::plain(nops::nops(self.flavor, 6)),
+        })
+    }
+
+    /// Address of slot 0.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+}
+
+/// A kernel that was read and understood.
+pub struct Kernel<'a> {
+    /// From the setup header.
+    pub setup: Setup,
+    /// The linked kernel.
+    pub image: Image<'a>,
+    /// How it patches itself.
+    pub flavor: Flavor,
+    /// Its symbols and exports.
+    pub symbols: KernelSymbols,
+    /// Targets of paravirt calls.
+    pub pv: PvOps,
+    /// Return thunks.
+    pub thunks: ReturnThunks,
+    /// `__x86_indirect_thunk_array`.
+    pub indirect_array: u64,
+    /// What KASLR would move.
+    pub relocs: Relocs,
+    /// Runs of code pages.
+    pub regions: Vec<CodeRegion>,
+}
+
+/// A run of pages that hold code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeRegion {
+    /// Whether it is freed at the end of boot.
+    pub init: bool,
+    /// Link address.
+    pub base: u64,
+    /// Linked bytes, whole pages.
+    pub bytes: Vec<u8>,
+}
+
+impl CodeRegion {
+    /// Address behind the last byte.
+    pub fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+    /// Whether an address lies in it.
+    pub fn contains(&self, address: u64) -> bool {
+        (self.base..self.end()).contains(&address)
+    }
+}
+
+impl<'a> Kernel<'a> {
+    /// Reads the kernel that `bzimage` unpacks to.
+    pub fn parse(setup: Setup, vmlinux: &'a [u8]) -> Result<Self> {
+        let image = Image::parse(vmlinux)?;
+        let rodata = image.need(".rodata")?;
+        let mut symbols = KernelSymbols::new(kallsyms::decode(rodata.bytes, rodata.address)?);
+        let flavor = Flavor::detect(|s| image.section(s).is_some(), |s| symbols.get(s).is_some())?;
+        symbols.set_exports(exports(&image)?);
+        let relocs = relocs::read(image.tail, true)?;
+        if relocs.abs32.is_empty() || relocs.abs64.is_empty() {
+            bail!("the kernel has no relocation table: one built without KASLR is unknown");
+        }
+        for field in relocs.abs32.iter().chain(&relocs.inverse32).chain(&relocs.abs64) {
+            // Fields are named by where the loaded image holds them; per-CPU data is linked elsewhere.
+            let physical = field.wrapping_sub(KERNEL_MAP);
+            let held = |s: &Segment<'_>| (s.physical..s.physical + s.bytes.len() as u64).contains(&physical);
+            if !image.segments.iter().any(held) {
+                bail!("relocation at {field:#x}, outside of the kernel");
+            }
+        }
+        let pv = PvOps::read(&image, &symbols, flavor)?;
+        let thunks = ReturnThunks::find(&symbols)?;
+        let indirect_array = symbols.need("__x86_indirect_thunk_array")?;
+        let regions = code_regions(&image)?;
+        Ok(Self { setup, image, flavor, symbols, pv, thunks, indirect_array, relocs, regions })
+    }
+
+    /// An emitter for this kernel's approval.
+    pub fn emitter(&self) -> Emitter {
+        Emitter::new(self.flavor, self.thunks.clone(), self.indirect_array)
+    }
+
+    /// Adds runs and regions, and gives the facts. Modules follow.
+    pub fn emit(&self, emitter: &mut Emitter) -> Result<(Info, Counts)> {
+        let info = self.info(emitter)?;
+        self.runs(&info, emitter)?;
+        let gathered = sites::gather(self)?;
+        let mut counts = gathered.counts;
+        let mut all = gathered.sites.into_iter().peekable();
+        for region in &self.regions {
+            let mut defs = Vec::new();
+            while let Some(site) = all.next_if(|s| s.address < region.end()) {
+                defs.push(site.emit(emitter, region.base)?);
+            }
+            emitter.builder.region(RegionDef {
+                module: NONE,
+                kind: if region.init { RegionKind::KernelInit } else { RegionKind::KernelText },
+                base: region.base,
+                bytes: region.bytes.clone(),
+                sites: defs,
+                symbols: self.symbols_of(region),
+            })?;
+        }
+        if let Some(site) = all.next() {
+            bail!("patch site at {:#x} behind all code", site.address);
+        }
+        counts.regions = self.regions.len();
+        counts.pages = self.regions.iter().map(|r| r.bytes.len() / PAGE).sum();
+        Ok((info, counts))
+    }
+
+    fn info(&self, emitter: &mut Emitter) -> Result<Info> {
+        let image_va = self.symbols.need("_text")?;
+        let image_phys = self.setup.pref_address;
+        let span = (self.setup.init_size as u64).next_multiple_of(PAGE as u64);
+        for s in &self.image.segments {
+            if s.physical < image_phys || s.physical + s.size > image_phys + span {
+                bail!("segment at {:#x} outside of the memory the setup header asks for", s.physical);
+            }
+        }
+        let entry_offset = self.image.entry.checked_sub(image_phys).context("entry point below the image")?;
+        let cmdline = CMDLINE.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ");
+        Ok(Info {
+            image_va,
+            image_phys,
+            image_span: span,
+            entry_offset,
+            align: self.setup.align,
+            modules_start: KERNEL_MAP + KERNEL_IMAGE_SIZE,
+            modules_end: MODULES_END,
+            fentry: self.symbols.need("__fentry__")?,
+            ftrace_caller: self.symbols.need("ftrace_caller")?,
+            ftrace_regs_caller: self.symbols.need("ftrace_regs_caller")?,
+            release: emitter.builder.name(&self.setup.release),
+            cmdline: emitter.builder.name(&cmdline),
+            boot_version: self.setup.version as u32,
+            cmdline_size: self.setup.cmdline_size,
+        })
+    }
+
+    /// Everything of the image that is neither code nor zero, in physical order.
+    fn runs(&self, info: &Info, emitter: &mut Emitter) -> Result<()> {
+        let mut segments: Vec<_> = self.image.segments.iter().collect();
+        segments.sort_by_key(|s| s.physical);
+        let mut covered = 0;
+        for s in segments {
+            if s.physical < covered {
+                bail!("segments overlap at {:#x}", s.physical);
+            }
+            covered = s.physical + s.size;
+            let mut start = None;
+            let mut at = 0;
+            // Pages of the segment, and one step behind the last.
+            while at <= s.bytes.len() {
+                let next = (at + 1).next_multiple_of(PAGE).min(s.bytes.len());
+                let page = &s.bytes[at..next.max(at)];
+                let address = s.address.wrapping_add(at as u64);
+                let code = self.regions.iter().any(|r| r.contains(address));
+                if code && s.physical - info.image_phys + at as u64 != address - info.image_va {
+                    bail!("code at {address:#x} is not at the image's offset in memory");
+                }
+                let wanted = !page.is_empty() && !code && page.iter().any(|b| *b != 0);
+                match (wanted, start) {
+                    (true, None) => start = Some(at),
+                    (false, Some(from)) => {
+                        emitter.builder.run(s.physical - info.image_phys + from as u64, &s.bytes[from..at]);
+                        start = None;
+                    }
+                    _ => {}
+                }
+                if page.is_empty() {
+                    break;
+                }
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    fn symbols_of(&self, region: &CodeRegion) -> Vec<SymbolDef> {
+        // With padding for call depth tracking every function is 16-byte aligned; what is not is a label.
+        let aligned = self.image.section(".call_sites").is_some();
+        let mut seen = HashSet::new();
+        self.symbols
+            .iter()
+            .filter(|s| s.is_text() && region.contains(s.address))
+            .filter(|s| seen.insert((s.address, s.name.as_str())))
+            .map(|s| SymbolDef {
+                offset: (s.address - region.base) as u32,
+                name: s.name.clone(),
+                // `.cold` parts are entered by jumps from their function only.
+                function: !(s.name.ends_with(".cold") || aligned && s.address % 16 != 0),
+            })
+            .collect()
+    }
+}
+
+/// `__ksymtab` and `__ksymtab_gpl`.
+fn exports(image: &Image<'_>) -> Result<HashMap<String, u64>> {
+    let mut out = HashMap::new();
+    for section in ["__ksymtab", "__ksymtab_gpl"] {
+        let table = image.need(section)?;
+        if table.bytes.len() % 12 != 0 {
+            bail!("section {section} has an unknown entry size");
+        }
+        for (i, entry) in table.bytes.chunks_exact(12).enumerate() {
+            let at = table.address + 12 * i as u64;
+            let offset = |n: usize| i32_at(entry, n).unwrap_or_default() as i64;
+            let value = at.wrapping_add_signed(offset(0));
+            let name_at = (at + 4).wrapping_add_signed(offset(4));
+            let strings = image.section_at(name_at).context("exported symbol without a name")?;
+            let tail = &strings.bytes[(name_at - strings.address) as usize..];
+            let name = tail.split(|b| *b == 0).next().unwrap_or_default();
+            out.insert(String::from_utf8(name.to_vec()).context("exported symbol's name")?, value);
+        }
+    }
+    Ok(out)
+}
+
+/// `.text` without pages of filler, and the init text with what lies directly behind it.
+fn code_regions(image: &Image<'_>) -> Result<Vec<CodeRegion>> {
+    let mut out: Vec<CodeRegion> = Vec::new();
+    let text = image.need(".text")?;
+    if text.address % PAGE as u64 != 0 {
+        bail!(".text is not page-aligned");
+    }
+    for (i, page) in text.bytes.chunks(PAGE).enumerate() {
+        if page.iter().all(|b| *b == 0xcc) {
+            continue;
+        }
+        let address = text.address + (i * PAGE) as u64;
+        match out.last_mut().filter(|r| r.end() == address) {
+            Some(region) => region.bytes.extend_from_slice(page),
+            None => out.push(CodeRegion { init: false, base: address, bytes: page.to_vec() }),
+        }
+    }
+    let init = image.need(".init.text")?;
+    let aux = image.need(".altinstr_aux")?;
+    if init.address % PAGE as u64 != 0 || aux.address < init.end() || aux.address - init.end() >= PAGE as u64 {
+        bail!(".altinstr_aux does not follow .init.text");
+    }
+    let mut bytes = init.bytes.to_vec();
+    bytes.resize((aux.address - init.address) as usize, 0);
+    bytes.extend_from_slice(aux.bytes);
+    out.push(CodeRegion { init: true, base: init.address, bytes });
+    // What shares the last page with code must be filler.
+    for region in &mut out {
+        let end = region.end();
+        region.bytes.resize(region.bytes.len().next_multiple_of(PAGE), 0);
+        if let Some(s) = image.sections.iter().find(|s| (end..region.end()).contains(&s.address) && !s.bytes.is_empty())
+        {
+            bail!("section {} shares a page with code", s.name);
+        }
+    }
+    out.sort_by_key(|r| r.base);
+    Ok(out)
+}
+
+/// A kernel file, unpacked.
+pub fn unpack(file: &[u8]) -> Result<(Setup, Vec<u8>)> {
+    let setup = bzimage::setup(file)?;
+    let image = bzimage::unpack(file, &setup)?;
+    Ok((setup, image))
+}
