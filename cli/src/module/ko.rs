@@ -115,7 +115,8 @@ impl Ko {
         let names = header.section_strings(LE, &*data, headers)?;
         let range = |h: &elf::SectionHeader64<object::LittleEndian>| -> Result<Range<usize>> {
             let Some((at, len)) = h.file_range(LE) else { return Ok(0..0) };
-            let end = at.checked_add(len).filter(|end| *end <= data.len() as u64).context("a section leaves the file")?;
+            let end =
+                at.checked_add(len).filter(|end| *end <= data.len() as u64).context("a section leaves the file")?;
             Ok(at as usize..end as usize)
         };
         let mut sections = Vec::with_capacity(headers.len());

@@ -122,7 +122,11 @@ impl Layout {
                         continue;
                     }
                     let odd = init && flags[i] & RO_AFTER_INIT != 0;
-                    ensure!(!odd && flags[i] & (WRITE | EXEC) != WRITE | EXEC, "section {} has odd flags", section.name);
+                    ensure!(
+                        !odd && flags[i] & (WRITE | EXEC) != WRITE | EXEC,
+                        "section {} has odd flags",
+                        section.name
+                    );
                     let offset = end.next_multiple_of(section.align);
                     *end = offset + section.size;
                     ensure!(*end < 1 << 30, "it is too long");

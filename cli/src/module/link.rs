@@ -34,12 +34,7 @@ pub struct Linked<'a> {
 
 impl<'a> Linked<'a> {
     /// Resolves every symbol, as the module loader does.
-    pub fn new(
-        ko: &'a Ko,
-        layout: &'a Layout,
-        number: u32,
-        export: impl Fn(&str) -> Option<Address>,
-    ) -> Result<Self> {
+    pub fn new(ko: &'a Ko, layout: &'a Layout, number: u32, export: impl Fn(&str) -> Option<Address>) -> Result<Self> {
         let mut symbols = Vec::with_capacity(ko.symbols.len());
         for (i, symbol) in ko.symbols.iter().enumerate() {
             let name = ko.name_of(symbol);

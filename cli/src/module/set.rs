@@ -92,7 +92,8 @@ impl Set {
             Flavor::V6_12 => Scheme::Seven,
         };
         let mut left_out = Vec::new();
-        let read: Vec<Result<Placed>> = files.par_iter().map(|path| place(path, scheme, &kernel.setup.release)).collect();
+        let read: Vec<Result<Placed>> =
+            files.par_iter().map(|path| place(path, scheme, &kernel.setup.release)).collect();
         let mut by_name: BTreeMap<String, Placed> = BTreeMap::new();
         for (path, result) in files.iter().zip(read) {
             match result {
@@ -329,10 +330,14 @@ impl Writer<'_> {
 
     fn variants(&self, variants: Vec<Variant>) -> Vec<Variant> {
         let moved = |code: Code| Code {
-            fields: code.fields.into_iter().map(|mut f| {
-                f.target = self.address(f.target);
-                f
-            }).collect(),
+            fields: code
+                .fields
+                .into_iter()
+                .map(|mut f| {
+                    f.target = self.address(f.target);
+                    f
+                })
+                .collect(),
             ..code
         };
         variants.into_iter().map(|v| Variant { cond: v.cond, code: moved(v.code) }).collect()
@@ -371,13 +376,6 @@ impl Writer<'_> {
         let base = self.vars[&region.image.var];
         let kind = if region.image.block == Block::Text { RegionKind::ModuleText } else { RegionKind::ModuleInit };
         let sites = region.sites.into_iter().map(|s| self.site(base, s)).collect::<Result<_>>()?;
-        Ok(RegionDef {
-            module,
-            kind,
-            base: base as u64,
-            bytes: region.image.bytes,
-            sites,
-            symbols: region.symbols,
-        })
+        Ok(RegionDef { module, kind, base: base as u64, bytes: region.image.bytes, sites, symbols: region.symbols })
     }
 }

@@ -58,7 +58,7 @@ pub fn find(linked: &Linked<'_>, kernel: &Kernel<'_>, images: &mut [Image]) -> R
     let mut finder = Finder { kernel, images, sites: Vec::new(), returns: tables.returns.iter().copied().collect() };
     finder.sites.resize_with(finder.images.len(), Vec::new);
     finder.trampolines(linked).context("static call trampolines")?;
-        finder.alternatives(&tables).context("alternatives")?;
+    finder.alternatives(&tables).context("alternatives")?;
     finder.branches(&tables).context("returns and retpolines")?;
     finder.traced(&tables).context("traced functions")?;
     finder.jumps(&tables).context("jump labels")?;
@@ -131,8 +131,7 @@ impl Finder<'_> {
     }
 
     fn alternatives(&mut self, tables: &Tables) -> Result<()> {
-        let paravirt: HashMap<Address, u8> =
-            tables.paravirt.iter().map(|p| (p.site, p.operation)).collect();
+        let paravirt: HashMap<Address, u8> = tables.paravirt.iter().map(|p| (p.site, p.operation)).collect();
         ensure!(tables.paravirt.iter().all(|p| p.len == 6), "a paravirt site has another length than 6");
         let mut replacements = Vec::new();
         let mut done = HashSet::new();
@@ -158,8 +157,7 @@ impl Finder<'_> {
                     before = forms.iter().map(|v| Variant::new(v.cond, link.clone().overlaid(pos, &v.code))).collect();
                 }
             }
-            let mut variants =
-                alternatives::variants(self.kernel.flavor, site, &link, &before, &entries)?;
+            let mut variants = alternatives::variants(self.kernel.flavor, site, &link, &before, &entries)?;
             // Forms that pass while the site is patched pass before it can run.
             let mut first = true;
             variants.retain(|v| std::mem::take(&mut first) || v.cond != cond::BOOT_ONLY);
@@ -174,9 +172,8 @@ impl Finder<'_> {
         }
         // A replacement is copied after returns and retpolines in it were rewritten.
         for at in tables.returns.iter().chain(&tables.retpolines).chain(&tables.sealed) {
-            let inside = |(r, len): &(Address, usize)| {
-                r.var == at.var && (r.value..r.value + *len as u64).contains(&at.value)
-            };
+            let inside =
+                |(r, len): &(Address, usize)| r.var == at.var && (r.value..r.value + *len as u64).contains(&at.value);
             ensure!(!replacements.iter().any(inside), "a branch in a replacement is patched ({:#x})", at.value);
         }
         Ok(())
