@@ -54,7 +54,7 @@ impl Apt {
         apt.configure()?;
         let spinner = ProgressBar::new_spinner().with_message("reading the archive's package lists");
         spinner.enable_steady_tick(std::time::Duration::from_millis(120));
-        let updated = read(apt.command("apt-get").args(["update", "-qq"]));
+        let updated = read(apt.command("apt-get").args(["update", "-qq", "-o", "APT::Update::Error-Mode=any"]));
         spinner.finish_and_clear();
         updated.context("cannot read the Debian archive's package lists (offline?)")?;
         Ok(OPENED.get_or_init(|| apt))
@@ -208,15 +208,12 @@ fn mirrors() -> Result<(String, String)> {
     Ok((main, security))
 }
 
-/// Runs `command` and returns its output; a failure carries what it said.
+/// Runs `command` and returns its output; a failure carries the first thing it complained about.
 fn read(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    ensure!(
-        output.status.success(),
-        "{:?} failed: {}",
-        command.get_program(),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    let first = complaints.lines().find(|line| line.starts_with("E: ")).or(complaints.lines().next());
+    ensure!(output.status.success(), "{:?} failed: {}", command.get_program(), first.unwrap_or_default());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

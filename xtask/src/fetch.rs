@@ -4,7 +4,7 @@ use crate::apt::{Apt, Package, Suite};
 use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A bundle: its directory in the cache, and how to find its packages in the archive.
 pub struct Bundle {
@@ -29,35 +29,32 @@ pub enum Contents {
 impl Bundle {
     /// The directory the bundle is unpacked in, fetched first if need be.
     pub fn obtain(&self) -> Result<PathBuf> {
-        let directory = workspace::cache().join(&self.name);
-        if self.present() {
-            return Ok(directory);
-        }
-        fs::create_dir_all(workspace::cache())?;
-        // One at a time: several of us may run at once in one checkout.
-        let lock = File::create(workspace::cache().join(".lock"))?;
-        lock.lock()?;
         if !self.present() {
-            self.fetch().with_context(|| format!("{} is missing and cannot be fetched", self.name))?;
+            let _lock = lock()?;
+            if !self.present() {
+                self.fetch().with_context(|| format!("{} is missing and cannot be fetched", self.name))?;
+            }
         }
-        Ok(directory)
+        Ok(self.directory())
     }
 
-    /// Whether it is in the cache already.
-    pub fn present(&self) -> bool {
+    /// The same, but with what the archive offers today; a cached copy stays if that fails.
+    pub fn refresh(&self) -> Result<PathBuf> {
+        let _lock = lock()?;
+        self.fetch().with_context(|| format!("{} cannot be fetched anew", self.name))?;
+        Ok(self.directory())
+    }
+
+    fn present(&self) -> bool {
         fs::read_to_string(self.stamp()).is_ok_and(|stamp| stamp.lines().next() == Some(&self.recipe()))
     }
 
-    /// Forgets the cached copy, so that the next use takes what the archive then offers.
-    pub fn forget(&self) -> Result<()> {
-        match fs::remove_file(self.stamp()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
+    fn directory(&self) -> PathBuf {
+        workspace::cache().join(&self.name)
     }
 
     fn stamp(&self) -> PathBuf {
-        workspace::cache().join(&self.name).join(".stamp")
+        self.directory().join(".stamp")
     }
 
     /// Says what was asked for: a bundle fetched for another recipe is not this one.
@@ -73,18 +70,14 @@ impl Bundle {
     fn fetch(&self) -> Result<()> {
         let apt = Apt::open()?;
         let packages = self.packages(apt)?;
-        let directory = workspace::cache().join(&self.name);
         let partial = workspace::cache().join(format!("{}.partial", self.name));
-        for stale in [&directory, &partial] {
-            if stale.exists() {
-                fs::remove_dir_all(stale)?;
-            }
-        }
+        remove(&partial)?;
         fs::create_dir_all(&partial)?;
         apt.unpack(&self.name, &packages, &partial)?;
         let listed: Vec<_> = packages.iter().map(|p| format!("{} {}", p.name, p.version)).collect();
         fs::write(partial.join(".stamp"), format!("{}\n{}\n", self.recipe(), listed.join("\n")))?;
-        fs::rename(partial, directory)?;
+        remove(&self.directory())?;
+        fs::rename(partial, self.directory())?;
         println!("fetched {:14} {} ({} packages)", self.name, packages[0].version, packages.len());
         Ok(())
     }
@@ -102,6 +95,21 @@ impl Bundle {
             Contents::Version(name, prefix) => Ok(vec![apt.version_starting(name, prefix)?]),
         }
     }
+}
+
+/// One at a time: several of us may run at once in one checkout.
+fn lock() -> Result<File> {
+    fs::create_dir_all(workspace::cache())?;
+    let file = File::create(workspace::cache().join(".lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    Ok(())
 }
 
 /// Follows the metapackages to the packages of one kernel version.

@@ -40,7 +40,7 @@ impl Guest {
         let console = read_lines(console, File::create(logs.join("console.log"))?);
         let input = child.stdin.take().context("no console input")?;
         let monitor = listener.accept(|| matches!(child.try_wait(), Ok(None)));
-        let monitor = monitor.with_context(|| format!("see {}", logs.join("qemu.log").display()))?;
+        let monitor = monitor.with_context(|| fs::read_to_string(logs.join("qemu.log")).unwrap_or_default())?;
         Ok(Guest { child, input, console, seen: Vec::new(), monitor, logs })
     }
 

@@ -82,16 +82,21 @@ impl Kernel {
         Ok(bytes)
     }
 
-    /// A module and those it depends on, in the order to load them.
+    /// A module and those it depends on, in the order to load them; what is built in needs no loading.
     pub fn module_with_dependencies(&self, name: &str) -> Result<Vec<(String, Vec<u8>)>> {
         let mut ordered = Vec::new();
         self.add_module(name, &mut ordered)?;
         Ok(ordered)
     }
 
+    fn built_in(&self, name: &str) -> Result<bool> {
+        let list = fs::read_to_string(self.modules.join("modules.builtin"))?;
+        Ok(list.lines().any(|path| is_module(Path::new(path), name)))
+    }
+
     fn add_module(&self, name: &str, ordered: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
         let name = name.replace('-', "_");
-        if ordered.iter().any(|(present, _)| *present == name) {
+        if ordered.iter().any(|(present, _)| *present == name) || self.built_in(&name)? {
             return Ok(());
         }
         let bytes = self.module(&name)?;
@@ -123,12 +128,16 @@ fn find_module(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
             }
             continue;
         }
-        let file = path.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
-        if file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(name) {
+        if is_module(&path, name) {
             return Ok(Some(path));
         }
     }
     Ok(None)
+}
+
+fn is_module(path: &Path, name: &str) -> bool {
+    let file = path.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
+    file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(name)
 }
 
 #[cfg(test)]

@@ -83,10 +83,7 @@ fn fetch(refresh: bool) -> Result<()> {
     bundles.extend(Line::USUAL.map(Line::bundle));
     bundles.extend([tools::busybox_bundle(), tools::grub_bundle()]);
     for bundle in bundles {
-        if refresh {
-            bundle.forget()?;
-        }
-        let directory = bundle.obtain()?;
+        let directory = if refresh { bundle.refresh()? } else { bundle.obtain()? };
         println!("ready   {:14} {}", bundle.name, directory.display());
     }
     println!("ready   {:14} {:?}", "core library", toolchain::Core::obtain()?);

@@ -1,6 +1,6 @@
 //! QEMU's control channel, just enough to learn how a machine ended and to poke it.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -42,7 +42,7 @@ impl Listener {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && alive() => {
                     thread::sleep(Duration::from_millis(5));
                 }
-                Err(error) => return Err(error).context("QEMU ended before it had started a machine"),
+                Err(_) => bail!("QEMU ended before it had started a machine"),
             }
         };
         stream.set_nonblocking(false)?;
