@@ -12,6 +12,8 @@ use crate::{insn, nops};
 
 /// `X86_FEATURE_ALWAYS`: an entry with it is always applied.
 pub const ALWAYS: u16 = 3 * 32 + 21;
+/// Behind the largest CPU feature number an image may use; Linux has about 24 words of 32.
+const MAX_FEATURE: u16 = 64 * 32;
 /// Most variants a site may have in the approval.
 const MAX_VARIANTS: usize = 16;
 
@@ -74,7 +76,7 @@ pub fn read_entry(flavor: Flavor, raw: &[u8]) -> Result<RawEntry> {
     if flavor == Flavor::V6_12 && half(10) & !3 != 0 {
         bail!("alternative with unknown flags {:#x}", half(10));
     }
-    if entry.cpuid >= cond::SPECIAL {
+    if entry.cpuid >= MAX_FEATURE {
         bail!("alternative with impossible CPU feature {:#x}", entry.cpuid);
     }
     if entry.replacement_len > entry.len || entry.len == 0 {

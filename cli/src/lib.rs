@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod alternatives;
+pub mod approve;
 pub mod branches;
 pub mod bytes;
 pub mod bzimage;
+pub mod check;
 pub mod code;
 pub mod elf;
 pub mod emit;

@@ -52,7 +52,7 @@ mod tests {
         assert_eq!(got.abs32, [minus(2), minus(3)]);
         assert_eq!(got.inverse32, [minus(32), minus(33)]);
         assert_eq!(got.abs64, [minus(64)]);
-        let got = read(&tail[8..], false);
+        let got = read(&tail[8..], true);
         assert!(got.is_err(), "no zero in front of the last list");
         assert!(read(&[], true).is_err());
     }

@@ -140,7 +140,7 @@ pub struct Gathered {
 
 /// Reads every table and unites what overlaps.
 pub fn gather(kernel: &Kernel<'_>) -> Result<Gathered> {
-    let mut g = Gather { kernel, sites: Vec::new(), counts: Counts::default() };
+    let mut g = Gather { kernel, sites: Vec::new(), counts: Counts::default(), own_conditions: OWN_CONDITIONS };
     let trampolines = g.trampolines()?;
     let returns = g.returns(&trampolines)?;
     let paravirt = g.paravirt()?;
@@ -167,7 +167,12 @@ struct Gather<'k, 'a> {
     kernel: &'k Kernel<'a>,
     sites: Vec<Site>,
     counts: Counts,
+    own_conditions: u16,
 }
+
+/// First of the numbers that stand for conditions of one site alone. No CPU feature has them, so nothing but the
+/// site itself tells the hypervisor whether they hold.
+const OWN_CONDITIONS: u16 = cond::SPECIAL - 0x100;
 
 impl Gather<'_, '_> {
     /// Bytes of a site in code that runs. `None` if it lies where nothing runs; an error if that place is unknown.
@@ -325,7 +330,7 @@ impl Gather<'_, '_> {
     }
 
     fn alternative(
-        &self,
+        &mut self,
         address: u64,
         len: usize,
         group: &[TableEntry],
@@ -358,10 +363,28 @@ impl Gather<'_, '_> {
             } else {
                 Replacement::Move(Code::linked(bytes, e.replacement)?)
             };
-            if (e.replacement..e.replacement + bytes.len() as u64).any(|a| returns.remove(&a)) {
-                bail!("return in the replacement {} ({:#x})", hex(bytes), e.raw.cpuid);
+            let end = e.replacement + bytes.len() as u64;
+            let inside: Vec<u64> = (e.replacement..end).filter(|a| returns.remove(a)).collect();
+            match (&inside[..], replacement) {
+                ([], replacement) => entries.push(Entry { cpuid: e.raw.cpuid, not: e.raw.not, replacement }),
+                // The return is patched where the replacement lies, before that is moved.
+                ([at], Replacement::Move(code)) => {
+                    let forms = return_variants(Address::absolute(*at), &self.kernel.thunks);
+                    let mut forms: Vec<Code> = forms
+                        .into_iter()
+                        .map(|v| code.clone().overlaid((at - e.replacement) as usize, &v.code))
+                        .collect();
+                    let mut seen = HashSet::new();
+                    forms.retain(|code| seen.insert(code.clone()));
+                    for code in forms {
+                        // Feature and kind of return decide together, which one condition cannot say.
+                        let cpuid = self.own_conditions;
+                        self.own_conditions += 1;
+                        entries.push(Entry { cpuid, not: false, replacement: Replacement::Move(code) });
+                    }
+                }
+                _ => bail!("{} returns in the replacement {}, which is unknown", inside.len(), hex(bytes)),
             }
-            entries.push(Entry { cpuid: e.raw.cpuid, not: e.raw.not, replacement });
         }
         alternatives::variants(self.kernel.flavor, site, &link, &before, &entries)
     }

@@ -102,8 +102,7 @@ pub struct Relocation {
 impl Ko {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = std::fs::read(path)?;
-        Self::parse(path, decompress(path, file)?)
+        Self::parse(path, contents(path)?)
     }
 
     /// Reads a module from its decompressed bytes.
@@ -227,7 +226,9 @@ fn read_symbols(
     Ok(symbols)
 }
 
-fn decompress(path: &Path, file: Vec<u8>) -> Result<Vec<u8>> {
+/// A file's bytes, decompressed by its ending.
+pub fn contents(path: &Path) -> Result<Vec<u8>> {
+    let file = std::fs::read(path)?;
     let mut out = Vec::new();
     let input = file.as_slice();
     match path.extension().and_then(|e| e.to_str()) {

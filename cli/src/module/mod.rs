@@ -9,6 +9,7 @@ pub mod ko;
 pub mod layout;
 pub mod link;
 mod set;
+mod simulation;
 pub mod sites;
 pub mod tables;
 

@@ -1,0 +1,46 @@
+//! From files to an approval
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::check;
+use crate::kernel::{self, Kernel};
+use crate::module::{self, LeftOut};
+use crate::sites::Counts;
+
+/// A finished approval.
+pub struct Approved {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Kernel release.
+    pub release: String,
+    /// What the kernel's tables list.
+    pub kernel: Counts,
+    /// Number of modules.
+    pub modules: usize,
+    /// Modules that could not be approved, and why.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// What is being done, for people who wait.
+pub type Progress<'a> = &'a dyn Fn(&str);
+
+/// Makes an approval of the kernel in `file` and of the modules at or below `modules`.
+pub fn approve(file: &[u8], modules: &[PathBuf], progress: Progress<'_>) -> Result<Approved> {
+    progress("unpacking the kernel");
+    let (setup, vmlinux) = kernel::unpack(file)?;
+    progress("reading the kernel");
+    let kernel = Kernel::parse(setup, &vmlinux)?;
+    let mut emitter = kernel.emitter();
+    let (info, counts) = kernel.emit(&mut emitter)?;
+    let files = module::files(modules)?;
+    progress(&format!("reading {} modules", files.len()));
+    let set = module::Set::load(&files, &kernel)?;
+    let (modules, left_out) = (set.len(), set.left_out().to_vec());
+    progress(&format!("writing {modules} modules"));
+    set.emit(&mut emitter)?;
+    let mut bytes = emitter.builder.finish(info);
+    progress("checking the approval");
+    check::check(&mut bytes).context("the approval does not pass its own check (an error in this program)")?;
+    Ok(Approved { bytes, release: kernel.setup.release, kernel: counts, modules, left_out })
+}

@@ -1,0 +1,945 @@
+//! A module loader in small, to check approvals against
+//!
+//! This plays what Linux does to a module, byte by byte in a simulated memory, from nothing but the file: it
+//! shares no code with the rest of this directory. Everything is placed at random, CPU features are random, and
+//! the code that results must be what the approval foretells for exactly these choices.
+#![cfg(test)]
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use iced_x86::{Decoder, DecoderOptions};
+use rayon::prelude::*;
+use secvisor_approval::view::{View, open};
+use secvisor_approval::wire::{FixKind, NONE, SiteKind, cond};
+
+use crate::flavor::Flavor;
+use crate::kernel::{self, Kernel};
+use crate::module::{Set, files};
+
+/// A small random number generator (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Returns {
+    Plain,
+    Thunk(u16, &'static str),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Indirect {
+    Retpoline,
+    Plain,
+    Lfence,
+}
+
+/// What Linux found out about its CPU.
+#[derive(Debug)]
+struct Machine {
+    features: Vec<u64>,
+    returns: Returns,
+    indirect: Indirect,
+    single: bool,
+}
+
+impl Machine {
+    fn random(r: &mut Random, flavor: Flavor) -> Self {
+        let mut features: Vec<u64> = (0..32).map(|_| r.next()).collect();
+        features[3] |= 1 << 21;
+        let mut returns = vec![
+            Returns::Plain,
+            Returns::Thunk(cond::RETURN_SRSO, "srso_return_thunk"),
+            Returns::Thunk(cond::RETURN_SRSO_ALIAS, "srso_alias_return_thunk"),
+            Returns::Thunk(cond::RETURN_ITS, "its_return_thunk"),
+            Returns::Thunk(cond::RETURN_RETBLEED, "retbleed_return_thunk"),
+        ];
+        let _ = flavor;
+        let indirect = [Indirect::Retpoline, Indirect::Plain, Indirect::Lfence];
+        Self {
+            features,
+            returns: returns.swap_remove(r.below(5) as usize),
+            indirect: indirect[r.below(3) as usize],
+            single: r.below(2) == 0,
+        }
+    }
+    fn has(&self, feature: u16) -> bool {
+        self.features[feature as usize / 32] >> (feature % 32) & 1 != 0
+    }
+    /// Whether a condition of the approval holds.
+    fn holds(&self, raw: u16) -> bool {
+        let id = raw & !cond::NOT;
+        let plain = match id {
+            cond::BASE => true,
+            cond::BOOT_ONLY => false,
+            cond::INDIRECT_PLAIN => self.indirect == Indirect::Plain,
+            cond::INDIRECT_LFENCE => self.indirect == Indirect::Lfence,
+            cond::RETURN_PLAIN => self.returns == Returns::Plain,
+            cond::UNIPROCESSOR => self.single,
+            id if id > cond::SPECIAL => matches!(self.returns, Returns::Thunk(c, _) if c == id),
+            id => self.has(id),
+        };
+        plain != (raw & cond::NOT != 0)
+    }
+}
+
+fn get<const N: usize>(b: &[u8], at: usize) -> [u8; N] {
+    b[at..at + N].try_into().unwrap()
+}
+fn get16(b: &[u8], at: usize) -> usize {
+    u16::from_le_bytes(get(b, at)) as usize
+}
+fn get32(b: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(get(b, at)) as usize
+}
+fn get64(b: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(get(b, at))
+}
+
+#[derive(Clone, Default)]
+struct Shdr {
+    name: String,
+    kind: u32,
+    flags: u64,
+    offset: usize,
+    size: usize,
+    link: usize,
+    info: usize,
+    align: u64,
+    /// Where it was loaded; 0 if it was not.
+    addr: u64,
+}
+
+/// A file and where it was loaded.
+struct Loaded {
+    name: String,
+    data: Vec<u8>,
+    sections: Vec<Shdr>,
+    symtab: usize,
+    strtab: usize,
+    percpu: u64,
+    pcpu_index: usize,
+    /// Bases and lengths: of 6.1's two blocks or 6.12's seven.
+    blocks: Vec<(u64, u64)>,
+    text_size: u64,
+    init_text_size: u64,
+    init_block: usize,
+}
+
+/// The memory of one module.
+struct Memory {
+    blocks: Vec<(u64, Vec<u8>)>,
+}
+
+impl Memory {
+    fn at(&mut self, addr: u64, len: usize) -> &mut [u8] {
+        let (base, bytes) = self
+            .blocks
+            .iter_mut()
+            .find(|(base, bytes)| (*base..base + bytes.len() as u64).contains(&addr))
+            .unwrap_or_else(|| panic!("nothing at {addr:#x}"));
+        let at = (addr - *base) as usize;
+        &mut bytes[at..at + len]
+    }
+    fn write(&mut self, addr: u64, bytes: &[u8]) {
+        self.at(addr, bytes.len()).copy_from_slice(bytes);
+    }
+    fn s32(&mut self, addr: u64) -> i64 {
+        get32(self.at(addr, 4), 0) as u32 as i32 as i64
+    }
+    fn u64(&mut self, addr: u64) -> u64 {
+        get64(self.at(addr, 8), 0)
+    }
+    /// `&field + field`.
+    fn pointed(&mut self, addr: u64) -> u64 {
+        addr.wrapping_add(self.s32(addr) as u64)
+    }
+}
+
+const ALLOC: u64 = 2;
+const WRITE: u64 = 1;
+const EXEC: u64 = 4;
+const RO_AFTER_INIT: u64 = 0x0020_0000;
+
+fn text(b: &[u8], at: usize) -> &str {
+    let end = b[at..].iter().position(|c| *c == 0).unwrap();
+    std::str::from_utf8(&b[at..at + end]).unwrap()
+}
+
+fn find(sections: &[Shdr], name: &str) -> usize {
+    (1..sections.len()).find(|i| sections[*i].flags & ALLOC != 0 && sections[*i].name == name).unwrap_or(0)
+}
+
+impl Loaded {
+    /// `setup_load_info()`, `layout_and_allocate()`.
+    fn new(data: Vec<u8>, flavor: Flavor, r: &mut Random) -> Self {
+        let (shoff, shnum) = (get64(&data, 0x28) as usize, get16(&data, 0x3c));
+        let headers: Vec<&[u8]> = (0..shnum).map(|i| &data[shoff + 64 * i..][..64]).collect();
+        let names = get64(headers[get16(&data, 0x3e)], 24) as usize;
+        let mut sections: Vec<Shdr> = headers
+            .iter()
+            .map(|h| Shdr {
+                name: text(&data, names + get32(h, 0)).to_owned(),
+                kind: get32(h, 4) as u32,
+                flags: get64(h, 8),
+                offset: get64(h, 24) as usize,
+                size: get64(h, 32) as usize,
+                link: get32(h, 40),
+                info: get32(h, 44),
+                align: get64(h, 48),
+                addr: 0,
+            })
+            .collect();
+        let symtab = sections.iter().position(|s| s.kind == 2).unwrap();
+        let strtab = sections[symtab].link;
+        let (info, vers, pcpu) =
+            (find(&sections, ".modinfo"), find(&sections, "__versions"), find(&sections, ".data..percpu"));
+        let info_text = &data[sections[info].offset..][..sections[info].size];
+        let name = info_text.split(|b| *b == 0).find_map(|l| l.strip_prefix(b"name=")).unwrap();
+        let name = std::str::from_utf8(name).unwrap().replace('-', "_");
+        for i in [info, vers, pcpu] {
+            sections[i].flags &= !ALLOC;
+        }
+        for n in [".data..ro_after_init", "__jump_table"] {
+            let i = find(&sections, n);
+            if i != 0 {
+                sections[i].flags |= RO_AFTER_INIT;
+            }
+        }
+        let masks: [(u64, u64); 5] =
+            [(EXEC | ALLOC, 0), (ALLOC, WRITE), (RO_AFTER_INIT | ALLOC, 0), (WRITE | ALLOC, 0), (ALLOC, 0)];
+        // 6.1: core, init. 6.12: text, data, rodata, ro_after_init, init text, init data, init rodata.
+        let core_types = [0, 2, 3, 1, 1];
+        let init_types = [4, 6, 99, 5, 5];
+        let mut sizes = [0u64; 7];
+        let mut offsets = vec![None; shnum];
+        let (mut text_size, mut init_text_size) = (0, 0);
+        for init in [false, true] {
+            for m in 0..5 {
+                let block = match (flavor, init) {
+                    (Flavor::V6_1, _) => init as usize,
+                    (_, false) => core_types[m],
+                    (_, true) => init_types[m],
+                };
+                for (i, s) in sections.iter().enumerate() {
+                    if s.flags & masks[m].0 != masks[m].0
+                        || s.flags & masks[m].1 != 0
+                        || offsets[i].is_some()
+                        || s.name.starts_with(".init") != init
+                    {
+                        continue;
+                    }
+                    let align = if s.align == 0 { 1 } else { s.align };
+                    let at = (sizes[block] + align - 1) & !(align - 1);
+                    sizes[block] = at + s.size as u64;
+                    offsets[i] = Some((block, at));
+                }
+                if m == 0 && block < 7 {
+                    *(if init { &mut init_text_size } else { &mut text_size }) = sizes[block];
+                }
+                if flavor == Flavor::V6_1 && m != 3 {
+                    sizes[block] = (sizes[block] + 4095) & !4095;
+                }
+            }
+        }
+        if flavor == Flavor::V6_1 {
+            // Symbols of the module's own go behind the data.
+            sizes[0] += 8192;
+            sizes[1] += 8192;
+        }
+        // Anywhere in the range, but not in each other's way.
+        let mut blocks: Vec<(u64, u64)> = Vec::new();
+        while let Some(size) = sizes.get(blocks.len()).map(|s| (s + 4095) & !4095) {
+            let base = 0xffff_ffff_c000_0000 + r.below(0x3e000) * 4096;
+            if blocks.iter().all(|b| base + size < b.0 || b.0 + b.1 < base) {
+                blocks.push((base, size));
+            }
+        }
+        for (s, at) in sections.iter_mut().zip(&offsets) {
+            if let Some((block, at)) = at {
+                s.addr = blocks[*block].0 + at;
+            }
+        }
+        let init_block = if flavor == Flavor::V6_1 { 1 } else { 4 };
+        let percpu = 0x2_0000 + r.below(0x1000) * 32;
+        Self {
+            name,
+            data,
+            sections,
+            symtab,
+            strtab,
+            percpu,
+            pcpu_index: pcpu,
+            blocks,
+            text_size,
+            init_text_size,
+            init_block,
+        }
+    }
+
+    /// Name, section index and value of each symbol.
+    fn symbols(&self) -> impl Iterator<Item = (&str, usize, u64)> {
+        let s = &self.sections[self.symtab];
+        let names = self.sections[self.strtab].offset;
+        self.data[s.offset..s.offset + s.size]
+            .chunks(24)
+            .map(move |e| (text(&self.data, names + get32(e, 0)), get16(e, 6), get64(e, 8)))
+    }
+
+    fn address(&self, section: usize, value: u64) -> u64 {
+        let base = if section == self.pcpu_index && section != 0 { self.percpu } else { self.sections[section].addr };
+        base + value
+    }
+
+    /// `__ksymtab_<name>` marks an export of `<name>`.
+    fn exports(&self) -> Vec<(String, u64)> {
+        let named: HashMap<&str, (usize, u64)> =
+            self.symbols().filter(|s| s.1 != 0).map(|(n, s, v)| (n, (s, v))).collect();
+        let exported = named.keys().filter_map(|n| n.strip_prefix("__ksymtab_"));
+        exported.map(|n| (n.to_owned(), self.address(named[n].0, named[n].1))).collect()
+    }
+
+    /// `move_module()`, `simplify_symbols()`, `apply_relocations()`.
+    fn load(&self, kernel: &Kernel<'_>, exports: &HashMap<String, u64>) -> Memory {
+        let mut memory =
+            Memory { blocks: self.blocks.iter().map(|(base, size)| (*base, vec![0; *size as usize])).collect() };
+        for s in self.sections.iter().filter(|s| s.addr != 0 && s.kind != 8) {
+            memory.write(s.addr, &self.data[s.offset..s.offset + s.size]);
+        }
+        let values: Vec<u64> = self
+            .symbols()
+            .map(|(name, section, value)| match section {
+                0 if name.is_empty() => 0,
+                0 => kernel.symbols.export(name).or_else(|| exports.get(name).copied()).expect(name),
+                0xfff1 => value,
+                _ => self.address(section, value),
+            })
+            .collect();
+        for rela in self.sections.iter().filter(|s| s.kind == 4) {
+            let target = self.sections[rela.info].addr;
+            if target == 0 {
+                continue;
+            }
+            for r in self.data[rela.offset..rela.offset + rela.size].chunks(24) {
+                let place = target + get64(r, 0);
+                let value = values[get32(r, 12)].wrapping_add(get64(r, 16));
+                match get32(r, 8) {
+                    0 => {}
+                    1 => memory.write(place, &value.to_le_bytes()),
+                    2 | 4 => memory.write(place, &(value.wrapping_sub(place) as u32).to_le_bytes()),
+                    11 => memory.write(place, &(value as u32).to_le_bytes()),
+                    24 => memory.write(place, &value.wrapping_sub(place).to_le_bytes()),
+                    other => panic!("{}: relocation {other}", self.name),
+                }
+            }
+        }
+        memory
+    }
+
+    fn table(&self, name: &str) -> std::ops::Range<u64> {
+        match self.sections.iter().find(|s| s.name == name && s.addr != 0) {
+            Some(s) => s.addr..s.addr + s.size as u64,
+            None => 0..0,
+        }
+    }
+}
+
+struct Patched<'a> {
+    memory: Memory,
+    kernel: &'a Kernel<'a>,
+    machine: &'a Machine,
+}
+
+fn nop(len: usize) -> &'static [u8] {
+    const TABLE: [&[u8]; 12] = [
+        b"",
+        b"\x90",
+        b"\x66\x90",
+        b"\x0f\x1f\x00",
+        b"\x0f\x1f\x40\x00",
+        b"\x0f\x1f\x44\x00\x00",
+        b"\x66\x0f\x1f\x44\x00\x00",
+        b"\x0f\x1f\x80\x00\x00\x00\x00",
+        b"\x0f\x1f\x84\x00\x00\x00\x00\x00",
+        b"\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00",
+        b"\x66\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00",
+        b"\x66\x66\x2e\x0f\x1f\x84\x00\x00\x00\x00\x00",
+    ];
+    TABLE[len]
+}
+
+/// Length of the instruction, and whether it is one of the NOPs 6.12 merges.
+fn insn(bytes: &[u8]) -> (usize, bool) {
+    let mut d = Decoder::with_ip(64, bytes, 0, DecoderOptions::NONE);
+    let i = d.decode();
+    assert!(!i.is_invalid(), "{bytes:02x?}");
+    let op = bytes.iter().position(|b| !matches!(b, 0x66 | 0x67 | 0x2e | 0x3e | 0xf2 | 0xf3 | 0x40..=0x4f)).unwrap();
+    let is_nop = (bytes[op] == 0x90 && (op == 0 || bytes[0] != 0xf3)) || bytes[op..].starts_with(&[0x0f, 0x1f]);
+    (i.len(), is_nop)
+}
+
+/// `optimize_nops()` of 6.1.
+fn optimize_6_1(code: &mut [u8]) {
+    let mut i = 0;
+    while i < code.len() {
+        let (len, _) = insn(&code[i..]);
+        if code[i] != 0x90 {
+            i += len;
+            continue;
+        }
+        let mut end = i;
+        while end < code.len() && code[end] == 0x90 {
+            end += 1;
+        }
+        while end - i > 1 || (end > i && i > 0 && code[i - 1] != 0x90 && false) {
+            let n = (end - i).min(8);
+            code[i..i + n].copy_from_slice(nop(n));
+            i += n;
+        }
+        i = end;
+    }
+}
+
+/// `optimize_nops()` of 6.12.
+fn optimize_6_12(code: &mut [u8]) {
+    let total = code.len();
+    let mut i = 0;
+    while i < total {
+        let (len, is_nop) = insn(&code[i..]);
+        let mut next = i + len;
+        if is_nop {
+            if next == total {
+                return;
+            }
+            while next < total {
+                let (len, more) = insn(&code[next..]);
+                if !more {
+                    break;
+                }
+                next += len;
+            }
+            let run = next - i;
+            if run <= 11 {
+                code[i..next].copy_from_slice(nop(run));
+            } else {
+                assert!(run < 128);
+                code[i..next].fill(0xcc);
+                code[i] = 0xeb;
+                code[i + 1] = (run - 2) as u8;
+            }
+        }
+        i = next;
+    }
+}
+
+impl Patched<'_> {
+    fn symbol(&self, name: &str) -> u64 {
+        self.kernel.symbols.get(name).unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    /// `boot_cpu_has()` as `apply_alternatives()` asks it.
+    fn wanted(&self, feature: u16, not: bool) -> bool {
+        self.machine.has(feature) != not
+    }
+
+    /// What a pointer in the kernel's data holds.
+    fn kernel_pointer(&self, at: u64) -> u64 {
+        self.kernel.image.u64(at).unwrap()
+    }
+
+    fn branch(op: u8, at: u64, to: u64) -> [u8; 5] {
+        let [a, b, c, d] = (to.wrapping_sub(at + 5) as u32).to_le_bytes();
+        [op, a, b, c, d]
+    }
+
+    fn paravirt(&mut self, table: std::ops::Range<u64>) {
+        for entry in table.step_by(16) {
+            let site = self.memory.u64(entry);
+            let (kind, len) = (self.memory.at(entry + 8, 1)[0], self.memory.at(entry + 9, 1)[0] as usize);
+            let target = self.kernel_pointer(self.symbol("pv_ops") + 8 * kind as u64);
+            let mut code = Vec::new();
+            if target == 0 {
+                code.extend(Self::branch(0xe8, site, self.symbol("paravirt_BUG")));
+            } else if target != self.symbol("_paravirt_nop") {
+                code.extend(Self::branch(0xe8, site, target));
+            }
+            code.extend(nop(len - code.len()));
+            self.memory.write(site, &code);
+        }
+    }
+
+    fn retpolines(&mut self, table: std::ops::Range<u64>) {
+        if self.machine.indirect == Indirect::Retpoline {
+            return;
+        }
+        for entry in table.step_by(4) {
+            let site = self.memory.pointed(entry);
+            let cs = (self.memory.at(site, 1)[0] == 0x2e) as u64;
+            let op = self.memory.at(site + cs, 1)[0];
+            let target = self.memory.pointed(site + cs + 1) + 4;
+            let reg = ((target - self.symbol("__x86_indirect_thunk_array")) / 32) as u8;
+            assert!(reg < 16 && reg != 4);
+            let mut code = Vec::new();
+            if self.machine.indirect == Indirect::Lfence {
+                code.extend([0x0f, 0xae, 0xe8]);
+            }
+            if reg >= 8 {
+                code.push(0x41);
+            }
+            code.extend([0xff, (if op == 0xe8 { 0xd0 } else { 0xe0 }) + reg % 8]);
+            let len = 5 + cs as usize;
+            if op == 0xe9 && code.len() < len {
+                code.push(0xcc);
+            }
+            while code.len() < len {
+                code.push(0x90);
+            }
+            if code.len() != len {
+                continue;
+            }
+            match self.kernel.flavor {
+                Flavor::V6_1 => optimize_6_1(&mut code),
+                Flavor::V6_12 => optimize_6_12(&mut code),
+            }
+            self.memory.write(site, &code);
+        }
+    }
+
+    fn return_form(&self, site: u64) -> Vec<u8> {
+        match self.machine.returns {
+            Returns::Thunk(c, name) if c != cond::RETURN_ITS || site & 0x20 == 0 => {
+                Self::branch(0xe9, site, self.symbol(name)).to_vec()
+            }
+            _ => vec![0xc3, 0xcc, 0xcc, 0xcc, 0xcc],
+        }
+    }
+
+    fn returns(&mut self, table: std::ops::Range<u64>) {
+        for entry in table.step_by(4) {
+            let site = self.memory.pointed(entry);
+            assert_eq!(self.memory.at(site, 1)[0], 0xe9);
+            assert_eq!(self.memory.pointed(site + 1) + 4, self.symbol("__x86_return_thunk"));
+            let code = self.return_form(site);
+            self.memory.write(site, &code);
+        }
+    }
+
+    fn alternatives_6_1(&mut self, table: std::ops::Range<u64>) {
+        for entry in table.step_by(12) {
+            let (site, repl) = (self.memory.pointed(entry), self.memory.pointed(entry + 4));
+            let raw = self.memory.at(entry + 8, 4).to_vec();
+            let cpuid = get16(&raw, 0) as u16;
+            let (len, repl_len) = (raw[2] as usize, raw[3] as usize);
+            if self.wanted(cpuid & 0x7fff, cpuid & 0x8000 != 0) {
+                let mut code = self.memory.at(repl, repl_len).to_vec();
+                if repl_len == 5 && code[0] == 0xe8 {
+                    let rel = (get32(&code, 1) as u32).wrapping_add(repl.wrapping_sub(site) as u32);
+                    code[1..].copy_from_slice(&rel.to_le_bytes());
+                } else if repl_len == 5 && matches!(code[0], 0xe9 | 0xeb) {
+                    let target = repl.wrapping_add(5).wrapping_add(get32(&code, 1) as u32 as i32 as u64);
+                    let n = target.wrapping_sub(site) as i64;
+                    if n >= 0 && n - 2 <= 127 {
+                        code = [&[0xeb, (n - 2) as u8][..], nop(3)].concat();
+                    } else {
+                        code = Self::branch(0xe9, site, target).to_vec();
+                    }
+                }
+                code.resize(len, 0x90);
+                self.memory.write(site, &code);
+            }
+            optimize_6_1(self.memory.at(site, len));
+        }
+    }
+
+    fn alternatives_6_12(&mut self, table: std::ops::Range<u64>) {
+        let entries: Vec<u64> = table.step_by(14).collect();
+        let sites: Vec<u64> = entries.iter().map(|e| self.memory.pointed(*e)).collect();
+        let mut lens: Vec<u8> = entries.iter().map(|e| self.memory.at(e + 12, 1)[0]).collect();
+        for (i, entry) in entries.iter().enumerate() {
+            let mut j = i + 1;
+            while j < entries.len() && sites[j] == sites[i] {
+                let len = lens[i].max(lens[j]);
+                lens[i] = len;
+                lens[j] = len;
+                j += 1;
+            }
+            let (site, len) = (sites[i], lens[i] as usize);
+            let repl = self.memory.pointed(entry + 4);
+            let raw = self.memory.at(entry + 8, 6).to_vec();
+            let (feature, flags, repl_len) = (get16(&raw, 0) as u16, get16(&raw, 2), raw[5] as usize);
+            if !self.wanted(feature, flags & 1 != 0) {
+                optimize_6_12(self.memory.at(site, len));
+                continue;
+            }
+            let mut code = self.memory.at(repl, repl_len).to_vec();
+            if flags & 2 != 0 {
+                let link = self.memory.at(site, 6).to_vec();
+                assert_eq!(link[..2], [0xff, 0x15]);
+                let slot = (site + 6).wrapping_add(get32(&link, 2) as u32 as i32 as u64);
+                let bug = self.symbol("BUG_func");
+                let mut target = self.kernel_pointer(slot);
+                if target == 0 {
+                    target = bug;
+                }
+                let rel = (get32(&code, 1) as u32).wrapping_add(target.wrapping_sub(bug) as u32);
+                code[1..5].copy_from_slice(&rel.to_le_bytes());
+                if target == self.symbol("nop_func") {
+                    code.clear();
+                }
+            }
+            code.resize(len, 0x90);
+            let moved = repl.wrapping_sub(site);
+            let mut at = 0;
+            while at < len {
+                let mut d = Decoder::with_ip(64, &code[at..], 0, DecoderOptions::NONE);
+                let i = d.decode();
+                let c = d.get_constant_offsets(&i);
+                let next = at + i.len();
+                let op = code[at..].iter().position(|b| !matches!(b, 0x2e | 0x3e | 0x66 | 0xf2 | 0xf3)).unwrap();
+                let (op, second) = (code[at + op], code.get(at + op + 1).copied().unwrap_or(0));
+                let relative = matches!(op, 0xe8 | 0xe9 | 0xeb | 0x70..=0x7f) || op == 0x0f && second >> 4 == 8;
+                let field = if relative {
+                    Some((at + c.immediate_offset(), c.immediate_size()))
+                } else if i.is_ip_rel_memory_operand() {
+                    Some((at + c.displacement_offset(), c.displacement_size()))
+                } else {
+                    None
+                };
+                if let Some((pos, width)) = field {
+                    let v = if width == 1 { code[pos] as i8 as i64 } else { get32(&code, pos) as u32 as i32 as i64 };
+                    let target = next as i64 + v;
+                    if target < 0 || target > repl_len as i64 {
+                        assert_eq!(width, 4, "a short branch would have to reach far");
+                        let v = (v as u32).wrapping_add(moved as u32);
+                        code[pos..pos + 4].copy_from_slice(&v.to_le_bytes());
+                    }
+                    if op == 0xe9 {
+                        let imm = (v as i32).wrapping_add(moved as u32 as i32).wrapping_add(3);
+                        if i8::try_from(imm).is_ok() {
+                            code[at..next].fill(0xcc);
+                            code[at] = 0xeb;
+                            code[at + 1] = imm as u8;
+                        }
+                    }
+                }
+                at = next;
+            }
+            optimize_6_12(&mut code);
+            self.memory.write(site, &code);
+        }
+    }
+
+    /// `module_finalize()` and `ftrace_module_init()`.
+    fn finalize(&mut self, m: &Loaded) {
+        let flavor = self.kernel.flavor;
+        if flavor == Flavor::V6_1 {
+            self.paravirt(m.table(".parainstructions"));
+        }
+        self.retpolines(m.table(".retpoline_sites"));
+        self.returns(m.table(".return_sites"));
+        match flavor {
+            Flavor::V6_1 => self.alternatives_6_1(m.table(".altinstructions")),
+            Flavor::V6_12 => self.alternatives_6_12(m.table(".altinstructions")),
+        }
+        for entry in m.table(".ibt_endbr_seal").step_by(4) {
+            let at = self.memory.pointed(entry);
+            assert_eq!(self.memory.at(at, 4), [0xf3, 0x0f, 0x1e, 0xfa]);
+            self.memory.write(at, &[0x66, 0x0f, 0x1f, 0x00]);
+        }
+        let text = match flavor {
+            Flavor::V6_1 => m.table(".text"),
+            Flavor::V6_12 => m.blocks[0].0..m.blocks[0].0 + m.blocks[0].1,
+        };
+        for entry in m.table(".smp_locks").step_by(4) {
+            let at = self.memory.pointed(entry);
+            if at != entry && text.contains(&at) && self.machine.single && self.memory.at(at, 1)[0] == 0xf0 {
+                self.memory.write(at, &[0x3e]);
+            }
+        }
+        for entry in m.table("__mcount_loc").step_by(8) {
+            let at = self.memory.u64(entry);
+            if at == 0 {
+                continue;
+            }
+            assert_eq!(self.memory.at(at, 1)[0], 0xe8);
+            assert_eq!(self.memory.pointed(at + 1) + 4, self.symbol("__fentry__"));
+            self.memory.write(at, nop(5));
+        }
+    }
+
+    /// Jump labels and static calls, some of them changed; what they may hold.
+    fn running(&mut self, m: &Loaded, r: &mut Random) -> BTreeMap<u64, SiteKind> {
+        let mut sites = BTreeMap::new();
+        for entry in m.table("__jump_table").step_by(16) {
+            let (at, target) = (self.memory.pointed(entry), self.memory.pointed(entry + 4));
+            let head = self.memory.at(at, 2).to_vec();
+            let short = head == [0x66, 0x90] || head[0] == 0xeb;
+            sites.insert(at, if short { SiteKind::Jump2 } else { SiteKind::Jump5 });
+            match (short, r.below(3)) {
+                (true, 0) => self.memory.write(at, nop(2)),
+                (true, 1) => self.memory.write(at, &[0xeb, target.wrapping_sub(at + 2) as u8]),
+                (false, 0) => self.memory.write(at, nop(5)),
+                (false, 1) => self.memory.write(at, &Self::branch(0xe9, at, target)),
+                _ => {}
+            }
+        }
+        let function = self.symbol("__static_call_return0");
+        for entry in m.table(".static_call_sites").step_by(8) {
+            let at = self.memory.pointed(entry);
+            let tail = self.memory.pointed(entry + 4) & 1 != 0;
+            sites.insert(at, if tail { SiteKind::StaticJump } else { SiteKind::StaticCall });
+            match (tail, r.below(4)) {
+                (_, 0) => self.memory.write(at, &Self::branch(if tail { 0xe9 } else { 0xe8 }, at, function)),
+                (false, 1) => self.memory.write(at, nop(5)),
+                (false, 2) => self.memory.write(at, &[0x2e, 0x2e, 0x2e, 0x31, 0xc0]),
+                (true, 1) => {
+                    let code = self.return_form(at);
+                    self.memory.write(at, &code);
+                }
+                _ => {}
+            }
+        }
+        for (name, section, value) in m.symbols() {
+            if name.starts_with("__SCT__") && section != 0 && section < 0xff00 {
+                let at = m.address(section, value);
+                sites.insert(at, SiteKind::Trampoline);
+                if r.below(2) == 0 {
+                    self.memory.write(at, &Self::branch(0xe9, at, function));
+                }
+            }
+        }
+        sites
+    }
+}
+
+/// What one comparison saw.
+#[derive(Default, Debug)]
+struct Seen {
+    pages: usize,
+    sites: usize,
+    kinds: BTreeMap<String, usize>,
+}
+
+/// Compares a loaded module with the approval; every byte must be the one the machine's choices give.
+fn compare(
+    view: &View<'_>,
+    pages: &[[u8; 4096]],
+    index: usize,
+    m: &Loaded,
+    machine: &Machine,
+    memory: &mut Memory,
+    running: &BTreeMap<u64, SiteKind>,
+    function: u64,
+    places: &HashMap<&str, &Loaded>,
+) -> Seen {
+    let module = view.modules.at(index);
+    assert_eq!(view.name(module.name), m.name);
+    let mut bound: HashMap<u32, u64> = HashMap::new();
+    let mut seen = Seen::default();
+    let mut expected_blocks = Vec::new();
+    let mut text_size = [m.text_size, m.init_text_size].map(|s| (s as usize).div_ceil(4096));
+    for kind in 0..2 {
+        let block = if kind == 0 { 0 } else { m.init_block };
+        if text_size[kind] > 0 {
+            expected_blocks.push((2 + kind as u32, m.blocks[block].0, std::mem::take(&mut text_size[kind])));
+        }
+    }
+    assert_eq!(module.regions as usize, expected_blocks.len(), "{}", m.name);
+    bound.insert(module.first_var, m.blocks[0].0);
+    let mut kernel_sites = 0;
+    for (region, (kind, base, count)) in
+        view.regions.range(module.first_region as usize, expected_blocks.len()).zip(&expected_blocks)
+    {
+        assert_eq!((region.kind, region.pages as usize), (*kind, *count), "{}", m.name);
+        if let Some(known) = bound.insert(region.base as u32, *base) {
+            assert_eq!(known, *base);
+        }
+        let have = memory.at(*base, count * 4096).to_vec();
+        let first = region.first_page as usize;
+        let mut want: Vec<u8> = pages[first..first + count].concat();
+        seen.pages += count;
+        let sites: Vec<_> = (first..first + count)
+            .flat_map(|p| view.sites_of(p).map(move |s| (p, s)))
+            .map(|(p, s)| ((p - first) * 4096 + view.sites.at(s).offset(), view.sites.at(s)))
+            .collect();
+        let expr = |local: usize| view.exprs.at(module.first_expr as usize + local);
+        // Fields first: they tell where things are.
+        for (at, site) in &sites {
+            seen.sites += 1;
+            let kind = site.kind().unwrap();
+            *seen.kinds.entry(format!("{kind:?}")).or_default() += 1;
+            let va = base + *at as u64;
+            let width = if kind == SiteKind::Abs64 { 8 } else { 4 };
+            let place = match kind {
+                SiteKind::Rel32 => va,
+                SiteKind::Abs32 | SiteKind::Abs64 => 0,
+                _ => continue,
+            };
+            let e = expr(site.index() as usize);
+            let field = if width == 8 { get64(&have, *at) } else { get32(&have, *at) as u32 as i32 as u64 };
+            let constant = (site.arg as u64).wrapping_sub(place).wrapping_add(e.value);
+            let value = match e.var {
+                NONE => constant,
+                var => {
+                    let solved = field.wrapping_sub(constant);
+                    constant.wrapping_add(*bound.entry(var).or_insert(solved))
+                }
+            };
+            want[*at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+        }
+        for (at, site) in &sites {
+            let va = base + *at as u64;
+            let resolve = |e: secvisor_approval::wire::Expr| match e.var {
+                NONE => e.value,
+                var => bound.get(&var).unwrap_or_else(|| panic!("{}: unbound", m.name)).wrapping_add(e.value),
+            };
+            match site.kind().unwrap() {
+                SiteKind::Abs32 | SiteKind::Rel32 | SiteKind::Abs64 => {}
+                SiteKind::Choice => {
+                    let t = view.templates.at(site.index() as usize);
+                    let list: Vec<_> = view.variants.range(t.first_variant as usize, t.variants as usize).collect();
+                    let passing = list.iter().skip(1).filter(|v| v.cond == cond::BOOT_ONLY).count();
+                    assert_eq!(passing, 0, "{}: a passing form", m.name);
+                    let v = list.iter().rfind(|v| machine.holds(v.cond)).expect("no variant holds");
+                    let mut code = view.variant_bytes(v, t.len as usize).to_vec();
+                    for f in view.fixes.range(v.first_fix as usize, v.fixes as usize) {
+                        let target = resolve(view.exprs.at(f.expr as usize)).wrapping_add(f.addend as u64);
+                        let pos = f.pos as usize;
+                        let value = match FixKind::new(f.kind).unwrap() {
+                            FixKind::ExprRel32 => target.wrapping_sub(va + pos as u64 + 4),
+                            FixKind::ExprAbs32 => target,
+                            other => panic!("{other:?}"),
+                        };
+                        code[pos..pos + 4].copy_from_slice(&(value as u32).to_le_bytes());
+                    }
+                    want[*at..at + code.len()].copy_from_slice(&code);
+                }
+                SiteKind::Ftrace => want[*at..at + 5].copy_from_slice(nop(5)),
+                kind => {
+                    assert_eq!(running.get(&va), Some(&kind), "{}: {kind:?} at {at:#x}", m.name);
+                    kernel_sites += 1;
+                    let rel = |op, to: u64| Patched::branch(op, va, to).to_vec();
+                    let call = |op| {
+                        vec![
+                            rel(op, resolve(expr(site.index() as usize)).wrapping_add(site.arg as u64)),
+                            rel(op, function),
+                        ]
+                    };
+                    let allowed = match kind {
+                        SiteKind::Jump2 => vec![nop(2).to_vec(), vec![0xeb, site.arg as u8]],
+                        SiteKind::Jump5 => {
+                            vec![nop(5).to_vec(), rel(0xe9, va.wrapping_add(5).wrapping_add(site.arg as u64))]
+                        }
+                        SiteKind::StaticCall => {
+                            [call(0xe8), vec![nop(5).to_vec(), vec![0x2e, 0x2e, 0x2e, 0x31, 0xc0]]].concat()
+                        }
+                        _ => [call(0xe9), vec![have[*at..at + 5].to_vec()]].concat(),
+                    };
+                    let found = allowed.iter().find(|a| have[*at..].starts_with(a));
+                    let found = found.unwrap_or_else(|| panic!("{}: {kind:?} at {at:#x}", m.name));
+                    want[*at..at + found.len()].copy_from_slice(found);
+                }
+            }
+        }
+        for (at, (h, w)) in have.iter().zip(&want).enumerate() {
+            assert!(
+                h == w,
+                "{}: region {kind} differs at {at:#x}: loaded {:02x?}, approved {:02x?}",
+                m.name,
+                &have[at.saturating_sub(8)..(at + 16).min(have.len())],
+                &want[at.saturating_sub(8)..(at + 16).min(want.len())]
+            );
+        }
+    }
+    assert_eq!(kernel_sites, running.len(), "{}: some jump labels or static calls are no sites", m.name);
+    // What was solved must be where things are.
+    for (var, value) in bound {
+        let owner = view.modules.at(view.vars.at(var as usize).module as usize);
+        let owner = places[view.name(owner.name)];
+        let known = owner.blocks.iter().any(|b| b.0 == value) || owner.percpu == value;
+        assert!(known, "{}: a variable of {} was solved as {value:#x}", m.name, owner.name);
+    }
+    seen
+}
+
+/// Approves the modules of a cached kernel, and loads them `rounds` times.
+fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
+    let cache = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../cache")).join(format!("linux-{release}"));
+    let vmlinuz = std::fs::read_dir(cache.join("boot")).ok().and_then(|mut d| {
+        d.find_map(|e| Some(e.ok()?.path()).filter(|p| p.to_str().is_some_and(|p| p.contains("vmlinuz"))))
+    });
+    let Some(vmlinuz) = vmlinuz else {
+        println!("skipped: no kernel in {} (cargo xtask fetch)", cache.display());
+        return;
+    };
+    let (setup, vmlinux) = kernel::unpack(&std::fs::read(vmlinuz).unwrap()).unwrap();
+    let kernel = Kernel::parse(setup, &vmlinux).unwrap();
+    let files = files(&[cache.join("lib/modules")]).unwrap();
+    let set = Set::load(&files, &kernel).unwrap();
+    assert_eq!(set.left_out(), []);
+    let mut emitter = kernel.emitter();
+    let (info, _) = kernel.emit(&mut emitter).unwrap();
+    set.emit(&mut emitter).unwrap();
+    let mut file = emitter.builder.finish(info);
+    let (_, view, pages) = open(&mut file).unwrap();
+    assert_eq!(view.modules.len(), files.len());
+    let pages: &[[u8; 4096]] = pages;
+    for round in 0..rounds {
+        let mut r = Random(round * 77 + 1);
+        let machine = Machine::random(&mut r, kernel.flavor);
+        let seeds: Vec<u64> = files.iter().map(|_| r.next()).collect();
+        let loaded: BTreeMap<String, Loaded> = files
+            .par_iter()
+            .zip(&seeds)
+            .map(|(path, seed)| {
+                let m = Loaded::new(super::ko::contents(path).unwrap(), kernel.flavor, &mut Random(*seed));
+                (m.name.clone(), m)
+            })
+            .collect();
+        let exports: HashMap<String, u64> = loaded.values().flat_map(Loaded::exports).collect();
+        let places: HashMap<&str, &Loaded> = loaded.iter().map(|(n, m)| (n.as_str(), m)).collect();
+        let function = kernel.symbols.get("__static_call_return0").unwrap();
+        let total = loaded.values().enumerate().par_bridge().filter(|(i, _)| pick(*i)).map(|(index, m)| {
+            let mut patched = Patched { memory: m.load(&kernel, &exports), kernel: &kernel, machine: &machine };
+            patched.finalize(m);
+            let running = patched.running(m, &mut Random(round ^ index as u64));
+            compare(&view, pages, index, m, &machine, &mut patched.memory, &running, function, &places)
+        });
+        let total = total.reduce(Seen::default, |mut a, b| {
+            a.pages += b.pages;
+            a.sites += b.sites;
+            b.kinds.into_iter().for_each(|(k, n)| *a.kinds.entry(k).or_default() += n);
+            a
+        });
+        let Machine { returns, indirect, single, .. } = machine;
+        println!("{release} round {round} {returns:?} {indirect:?} single={single}: {total:?}");
+    }
+}
+
+#[test]
+fn some_modules_of_6_1_load_as_approved() {
+    check("6.1", 2, |i| i % 20 == 3);
+}
+
+#[test]
+fn some_modules_of_6_12_load_as_approved() {
+    check("6.12", 2, |i| i % 20 == 3);
+}
+
+#[test]
+#[ignore = "takes minutes unless built with --release"]
+fn all_modules_load_as_approved() {
+    check("6.1", 12, |_| true);
+    check("6.12", 12, |_| true);
+}
