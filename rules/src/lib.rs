@@ -30,5 +30,5 @@ mod write;
 pub use frame::{Frame, FrameState, FrameTable};
 pub use page::Approved;
 pub use state::{Counters, Memory, NO_FRAME, Rules};
-pub use step::{Access, Event, Machine, Verdict};
+pub use step::{Access, Event, Machine, OutOfTables, Verdict};
 pub use violation::{Rule, Violation};

@@ -42,6 +42,7 @@ impl Rules<'_> {
     /// Records that `frame` holds `page`.
     pub(crate) fn note_approved(&mut self, page: u32, frame: Frame) {
         self.frames.set(frame, Some(page));
+        self.counters.approved += 1;
         self.places[page as usize] = frame.0 as u32;
         if self.is_init(page) {
             self.init_approved += 1;

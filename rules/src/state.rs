@@ -9,6 +9,8 @@ use crate::{Frame, FrameTable};
 /// How often what happened since launch.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
+    /// Frames approved now.
+    pub approved: u64,
     /// Pages compared byte by byte and found right.
     pub verified: u64,
     /// Fetches refused.
@@ -92,6 +94,10 @@ impl<'a> Rules<'a> {
     /// How often what happened.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+    /// Value of a variable, 0 while unbound.
+    pub fn variable(&self, index: usize) -> u64 {
+        self.vars[index]
     }
     /// Whether the first user-mode instruction has been reached.
     pub fn booted(&self) -> bool {

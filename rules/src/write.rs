@@ -21,6 +21,7 @@ impl Rules<'_> {
     pub(crate) fn demote(&mut self, machine: &mut impl Machine, frame: Frame, page: u32) {
         machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
         self.frames.set(frame, None);
+        self.counters.approved -= 1;
         if self.is_init(page) {
             self.init_approved -= 1;
             // Boot is over when all of init text has been overwritten: Linux has freed it. It never comes back.

@@ -1,0 +1,244 @@
+//! Launch: check everything, take memory, put the kernel in place, protect it
+use core::fmt;
+use core::ops::Range;
+
+use secvisor_amd64::vmcb::Vmcb;
+use secvisor_approval::view;
+use secvisor_rules::{Access, Frame, FrameTable, Memory, Rules};
+
+use super::guest::{self, Handover, LOW_PAGES, LowMemory};
+use super::info::{self, BootInfo};
+use crate::cpu::svm::{self, Features, Missing};
+use crate::mem::npt::{self, NestedTables};
+use crate::mem::physical;
+use crate::nested::Nested;
+use crate::report;
+use crate::vcpu::Vcpu;
+
+/// Why the guest was not started. Each names whose fault it is.
+pub enum Error {
+    /// The loader's information is unusable.
+    Loader(info::Error),
+    /// Other than two boot modules.
+    Modules(usize),
+    /// The processor lacks something.
+    Processor(Missing),
+    /// The approval cannot be used.
+    Approval(view::Error),
+    /// There is not enough memory, in MiB.
+    Memory(u64),
+    /// The place the kernel was built for is not free RAM.
+    KernelPlace(u64),
+    /// More memory than is mapped.
+    TooMuchMemory,
+    /// The command line with the approval's additions is too long.
+    CommandLine,
+    /// The approval has more pages than the rules can number.
+    TooManyPages,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loader(info::Error::NotMultiboot) => write!(f, "not started by a Multiboot loader"),
+            Self::Loader(info::Error::NoMemoryMap) => write!(f, "the boot loader gave no memory map"),
+            Self::Loader(info::Error::CommandLine) | Self::CommandLine => write!(f, "the command line is too long"),
+            Self::Modules(n) => write!(f, "needs two boot modules, the approval and the initrd; got {n}"),
+            Self::Processor(Missing::Svm) => write!(f, "the processor has no SVM"),
+            Self::Processor(Missing::Disabled) => write!(f, "SVM is switched off in the firmware"),
+            Self::Processor(Missing::NestedPaging) => write!(f, "the processor has no nested paging"),
+            Self::Approval(e) => write!(f, "{e}"),
+            Self::Memory(mib) => write!(f, "too little memory: this approval and initrd need {mib} MiB below 4 GiB"),
+            Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
+            Self::TooMuchMemory => write!(f, "this version handles memory below 512 GiB only"),
+            Self::TooManyPages => write!(f, "the approval has more pages than this version can number"),
+        }
+    }
+}
+
+const MIB: u64 = 1 << 20;
+const FOUR_GIB: u64 = 1 << 32;
+
+/// 2 MiB ranges that can be set apart after launch, as a share of all.
+const SPLITS: usize = 1024;
+
+unsafe extern "C" {
+    static image_start: u8;
+    static image_end: u8;
+}
+
+/// Memory of this program at the end of low RAM, from low to high: the part of the approval that only launch needs
+/// (given back), the rest of the approval, then tables.
+struct Arena {
+    approval: u64,
+    approval_len: u64,
+    frames: u64,
+    places: u64,
+    vars: u64,
+    tables: u64,
+    table_count: usize,
+    end: u64,
+}
+
+fn pages(len: u64) -> u64 {
+    len.next_multiple_of(4096)
+}
+
+/// Checks everything and prepares the guest.
+pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
+    let boot = BootInfo::read(magic, loader).map_err(Error::Loader)?;
+    let features = svm::probe().map_err(Error::Processor)?;
+    let [approval, initrd] = boot.modules.get() else { return Err(Error::Modules(boot.modules.get().len())) };
+    // SAFETY: boot modules are RAM that nothing changes.
+    let header = unsafe { physical::bytes(approval.start, (approval.end - approval.start).min(4096) as usize) };
+    let len = view::length(header).map_err(Error::Approval)?;
+    let top = boot.ram.get().iter().map(|r| r.end).max().unwrap_or(0);
+    if top > physical::MAPPED {
+        return Err(Error::TooMuchMemory);
+    }
+    if len > approval.end - approval.start {
+        return Err(Error::Approval(view::Error::Truncated));
+    }
+    let len = approval.end - approval.start;
+    let arena = plan(&boot, &features, top / 4096, len, initrd)?;
+
+    // SAFETY: `plan` found RAM for the arena that holds neither this image nor what is moved later.
+    let file = unsafe {
+        physical::relocate(approval.start, arena.approval, len);
+        physical::claim::<u8>(arena.approval, len as usize)
+    };
+    let (kernel, view, reference) = view::open(file).map_err(Error::Approval)?;
+    if view.vars.len() as u64 * 8 > arena.tables - arena.vars || reference.len() > secvisor_rules::frame::MAX_PAGES {
+        return Err(Error::TooManyPages);
+    }
+    let kept_from = arena.approval + kernel.runtime_offset;
+    let span = view.info.image_phys..view.info.image_phys + view.info.image_span;
+    let image = image_range();
+    let initrd_len = initrd.end - initrd.start;
+    let initrd_to = (arena.approval - initrd_len) & !4095;
+    let usable = boot.ram.get().iter().any(|r| r.start <= span.start && span.end <= r.end);
+    if !usable || span.start < image.end {
+        return Err(Error::KernelPlace(span.start));
+    }
+    if initrd_to < span.end {
+        return Err(Error::Memory((pages(initrd_len) + arena.end - arena.approval + span.end) / MIB + 1));
+    }
+    let low = low_memory(&boot)?;
+    let kept = [image.clone(), kept_from..arena.end];
+    let handover = Handover {
+        boot: &boot,
+        initrd: initrd_to..initrd_to + initrd_len,
+        kept: &kept,
+        additions: view.name(view.info.cmdline),
+    };
+    // SAFETY: the initrd goes to free RAM below the arena and above the kernel's place; then the kernel's place, checked
+    // above, holds nothing that is still needed; `low` is free low RAM.
+    unsafe {
+        physical::relocate(initrd.start, initrd_to, initrd_len);
+        guest::load_kernel(&kernel, &view, reference);
+        guest::write_tables(&low, &view, &handover).map_err(|_| Error::CommandLine)?;
+    }
+
+    // SAFETY: parts of the arena, each claimed once.
+    let (frames, places, vars, tables) = unsafe {
+        physical::zero(arena.tables, arena.table_count as u64 * 4096);
+        (
+            physical::claim::<u16>(arena.frames, (top / 4096) as usize),
+            physical::claim::<u32>(arena.places, view.pages()),
+            physical::claim::<u64>(arena.vars, view.vars.len()),
+            physical::claim::<[u64; 512]>(arena.tables, arena.table_count),
+        )
+    };
+    let mut frames = FrameTable::new(frames);
+    for range in boot.ram.get() {
+        frames.add_ram(range.start / 4096..range.end / 4096);
+    }
+    for range in &kept {
+        frames.add_hypervisor(range.start / 4096..range.end / 4096);
+    }
+    let tables = NestedTables::new(tables, features.physical_bits, &frames)
+        .map_err(|_| Error::Memory((arena.end - arena.approval) / MIB + 1))?;
+    let (entry, release) = (span.start + view.info.entry_offset, view.name(view.info.release));
+    let regions = view.regions;
+    let image_va = view.info.image_va;
+    let mut rules = Rules::new(Memory { view, pages: reference, frames, places, vars }, Frame(span.start / 4096));
+    let mut nested = Nested::new(tables, boot.ram.get());
+    for region in regions.iter().take_while(|r| r.module == secvisor_approval::wire::NONE) {
+        let first = (span.start + (region.base - image_va)) / 4096;
+        for frame in (first..first + region.pages as u64).map(Frame) {
+            let proof = rules.loaded(frame).ok_or(Error::KernelPlace(frame.address()))?;
+            nested.set(frame, Access::Executable(proof)).map_err(|_| Error::Memory(0))?;
+        }
+    }
+    let kept_bytes: u64 = kept.iter().map(|r| r.end - r.start).sum();
+    report!(
+        "kernel {release}, {} pages approved, hypervisor memory {} KiB",
+        reference_pages(&rules),
+        kept_bytes / 1024
+    );
+    svm::enable();
+    let mut vcpu = Vcpu::new(rules, nested, features, kept_bytes);
+    vcpu.prepare(|vmcb: &mut Vmcb| guest::initial_state(vmcb, &low, entry), low.base);
+    Ok(vcpu)
+}
+
+fn reference_pages(rules: &Rules<'_>) -> usize {
+    rules.view().pages()
+}
+
+fn image_range() -> Range<u64> {
+    // The linker script's symbols; only their addresses are used.
+    let (start, end) = (&raw const image_start as u64, &raw const image_end as u64);
+    start & !4095..pages(end)
+}
+
+/// Finds room for the arena: at the end of the largest usable range below 4 GiB.
+fn plan(
+    boot: &BootInfo,
+    features: &Features,
+    frames: u64,
+    approval_len: u64,
+    initrd: &Range<u64>,
+) -> Result<Arena, Error> {
+    let low = boot.ram.get().iter().filter(|r| r.start < FOUR_GIB);
+    let range = low.map(|r| r.start..r.end.min(FOUR_GIB)).max_by_key(|r| r.end - r.start).ok_or(Error::Memory(0))?;
+    let splits = SPLITS.min((frames / 512) as usize);
+    let table_count = npt::tables_needed(features.physical_bits, frames, splits);
+    // Places and variables are bounded by the approval's own size: a page of the approval has 4096 bytes, a variable 8.
+    let (places, vars) = (pages(approval_len / 4096 * 4), pages((approval_len / 64).min(MIB)));
+    let lens = [pages(approval_len), pages(frames * 2), places, vars, table_count as u64 * 4096];
+    let total: u64 = lens.iter().sum();
+    let needed = (total + pages(initrd.end - initrd.start)) / MIB + 1;
+    let start = range.end.checked_sub(total).filter(|s| *s >= range.start).ok_or(Error::Memory(needed))?;
+    // Nothing that is still needed may lie where the arena goes; the approval itself is moved as a whole.
+    let overlaps = |r: &Range<u64>| r.start < range.end && start < r.end;
+    if overlaps(initrd) || overlaps(&image_range()) {
+        return Err(Error::Memory(needed));
+    }
+    let mut at = start;
+    let [approval, frames_at, places_at, vars_at, tables] = lens.map(|len| {
+        at += len;
+        at - len
+    });
+    Ok(Arena {
+        approval,
+        approval_len,
+        frames: frames_at,
+        places: places_at,
+        vars: vars_at,
+        tables,
+        table_count,
+        end: range.end,
+    })
+}
+
+/// Free RAM below 640 KiB, away from the first 64 KiB.
+fn low_memory(boot: &BootInfo) -> Result<LowMemory, Error> {
+    let need = LOW_PAGES * 4096;
+    let fits = |r: &Range<u64>| {
+        let start = r.start.max(0x1_0000);
+        (start + need <= r.end.min(0xa_0000)).then_some(start)
+    };
+    let base = boot.ram.get().iter().find_map(fits).ok_or(Error::Memory(1))?;
+    Ok(LowMemory { base })
+}

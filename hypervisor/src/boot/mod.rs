@@ -1,0 +1,5 @@
+//! From power-on to the kernel's first instruction
+pub mod guest;
+pub mod head;
+pub mod info;
+pub mod launch;

@@ -1,0 +1,60 @@
+//! Single instructions, named
+use core::arch::asm;
+
+/// Reads a port.
+pub fn inb(port: u16) -> u8 {
+    let value;
+    // SAFETY: reading the ports this program names (UARTs) changes no memory.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Writes a port.
+pub fn outb(port: u16, value: u8) {
+    // SAFETY: writing the ports this program names (UARTs, reset control) changes no memory of ours.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+}
+
+/// CPUID: EAX, EBX, ECX, EDX.
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    [r.eax, r.ebx, r.ecx, r.edx]
+}
+
+/// RDMSR.
+///
+/// # Safety
+/// The processor has this MSR, otherwise it raises #GP.
+pub unsafe fn rdmsr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller's.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    low as u64 | (high as u64) << 32
+}
+
+/// WRMSR.
+///
+/// # Safety
+/// The processor has this MSR, takes this value, and nothing this program relies on changes by it.
+pub unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags))
+    };
+}
+
+/// Selector in LDTR; while the guest is stopped it is still the guest's.
+pub fn sldt() -> u16 {
+    let value: u16;
+    // SAFETY: reads a register.
+    unsafe { asm!("sldt {0:x}", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: interrupts are off; nothing runs after it.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

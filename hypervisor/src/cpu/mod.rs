@@ -1,0 +1,4 @@
+//! The processor: single instructions, VMRUN, enabling SVM
+pub mod instr;
+pub mod run;
+pub mod svm;

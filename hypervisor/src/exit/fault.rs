@@ -1,0 +1,112 @@
+//! Nested page faults: every one is decided
+use secvisor_amd64::event::{Event, vector};
+use secvisor_amd64::exit::NestedFault;
+use secvisor_rules::{Event as RulesEvent, Frame, FrameState, Rule, Violation};
+
+use crate::mem::npt::View;
+use crate::vcpu::Vcpu;
+use crate::window::Purpose;
+
+impl Vcpu {
+    #[inline]
+    pub(super) fn nested_page_fault(&mut self) {
+        let fault = NestedFault(self.vmcb.control.exit_info1);
+        let frame = Frame::containing(self.vmcb.control.exit_info2);
+        let user = self.vmcb.save.cpl == 3;
+        let state = self.rules.frames().get(frame);
+        // The common case first: the kernel has returned to user mode.
+        if user && fault.fetch() && !fault.table_walk() && state == FrameState::Data && self.view == View::Kernel {
+            self.enter_user();
+        } else {
+            self.note_paging();
+            self.decide(fault, frame, state, user);
+        }
+        self.redeliver();
+    }
+
+    fn decide(&mut self, fault: NestedFault, frame: Frame, state: FrameState, user: bool) {
+        if fault.table_walk() {
+            return self.table_walk(frame, state);
+        }
+        match (fault.fetch(), user) {
+            (true, true) => self.user_fetch(frame, state),
+            (true, false) => self.kernel_fetch(frame),
+            (false, _) => self.data_access(frame, state),
+        }
+    }
+
+    /// The guest's tables lead through this frame.
+    fn table_walk(&mut self, frame: Frame, state: FrameState) {
+        match state {
+            FrameState::Data | FrameState::Device => self.nested.flush = true,
+            FrameState::Approved(_) | FrameState::Hypervisor => {
+                self.violation(Violation { rule: Rule::PageTable, frame, nearest: None });
+                self.deliver(Event::exception_with(vector::PF, 0));
+            }
+        }
+    }
+
+    fn user_fetch(&mut self, frame: Frame, state: FrameState) {
+        match state {
+            // A stale translation.
+            FrameState::Data => self.nested.flush = true,
+            FrameState::Approved(_) | FrameState::Device | FrameState::Hypervisor => {
+                self.violation(Violation { rule: Rule::UserFetch, frame, nearest: None });
+                self.vmcb.save.cr2 = self.linear_rip();
+                self.deliver(Event::exception_with(vector::PF, 0x15));
+            }
+        }
+    }
+
+    fn kernel_fetch(&mut self, frame: Frame) {
+        assert!(self.view == View::Kernel, "CPL 0 in the user view");
+        let va = self.fetch_address(frame);
+        self.nested.flush = true;
+        let verdict = self.rules.step(&mut self.nested, RulesEvent::KernelFetch { frame, va });
+        self.apply(verdict, Some(va));
+    }
+
+    /// Which of the two pages an instruction can lie on the fault is for.
+    fn fetch_address(&self, frame: Frame) -> u64 {
+        let rip = self.linear_rip();
+        let next = (rip | 0xfff).wrapping_add(1);
+        let in_frame = |va: u64| self.nested.walk(va).map(Frame::containing) == Some(frame);
+        if !in_frame(rip) && in_frame(next) { next } else { rip }
+    }
+
+    fn data_access(&mut self, frame: Frame, state: FrameState) {
+        match state {
+            FrameState::Approved(_) if self.writes_itself(frame) => {
+                if !self.open_window(Purpose::SelfPatch, [Some(frame), None]) {
+                    self.patched(Some(frame));
+                }
+            }
+            FrameState::Approved(_) => self.patched(Some(frame)),
+            FrameState::Hypervisor => {
+                self.stats.absent += 1;
+                if self.stats.absent.is_power_of_two() {
+                    self.violation(Violation { rule: Rule::HypervisorMemory, frame, nearest: None });
+                }
+                if !self.open_window(Purpose::Absent, [Some(frame), None]) {
+                    self.deliver(Event::exception_with(vector::GP, 0));
+                }
+            }
+            FrameState::Data | FrameState::Device => self.nested.flush = true,
+        }
+    }
+
+    /// Whether the instruction lies, or may end, in the frame it writes.
+    fn writes_itself(&self, frame: Frame) -> bool {
+        let rip = self.linear_rip();
+        self.view == View::Kernel
+            && [rip, rip + 14].iter().any(|va| self.nested.walk(*va).map(Frame::containing) == Some(frame))
+    }
+
+    /// An approved frame was, or is about to be, written to.
+    pub(crate) fn patched(&mut self, frame: Option<Frame>) {
+        if let Some(frame) = frame {
+            let verdict = self.rules.step(&mut self.nested, RulesEvent::Write { frame });
+            self.apply(verdict, None);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Exits: what each means in the words of the rules
+//!
+//! | file | exits |
+//! |---|---|
+//! | [`fault`] | nested page faults |
+//! | [`exception`] | exceptions, INT n, ICEBP, interrupts and NMIs: user view only |
+//! | [`syscall`] | SYSCALL, which is #UD in the user view |
+//! | [`segment`] | segment loads, which are #GP in the user view |
+//! | [`register`] | MSRs, CPUID |
+//! | [`port`] | the report's UART |
+//! | [`call`] | VMMCALL |
+mod call;
+mod exception;
+mod fault;
+mod port;
+mod register;
+mod segment;
+mod syscall;
+
+use secvisor_amd64::event::{Event, vector};
+use secvisor_amd64::exit::Exit;
+use secvisor_rules::{Frame, Rule, Verdict, Violation};
+
+use crate::cpu::instr;
+use crate::mem::npt::View;
+use crate::report;
+use crate::vcpu::Vcpu;
+
+impl Vcpu {
+    /// Handles an exit outside a window.
+    #[inline]
+    pub(crate) fn handle(&mut self, exit: Exit) {
+        match exit {
+            Exit::NestedPageFault => self.nested_page_fault(),
+            Exit::Exception(number) => self.exception(number),
+            // They stay pending: the guest takes them by its own IDT in the kernel view.
+            Exit::Interrupt | Exit::Nmi if self.view == View::User => self.enter_kernel(),
+            Exit::Interrupt | Exit::Nmi => {}
+            Exit::SoftwareInterrupt => self.software_interrupt(),
+            Exit::Icebp => self.icebp(),
+            Exit::Cpuid => self.cpuid(),
+            Exit::Msr => self.msr(),
+            Exit::Io => self.port(),
+            Exit::Vmmcall => self.hypercall(),
+            Exit::SvmInstruction => self.svm_instruction(),
+            Exit::Init => self.stop("INIT: this version cannot keep a CPU beneath it through INIT"),
+            Exit::Shutdown => self.shutdown(),
+            // Intercepted in windows only.
+            Exit::Pushf | Exit::Iret | Exit::TaskSwitch => self.unexpected(exit),
+            Exit::Invalid | Exit::Unknown(_) => self.unexpected(exit),
+        }
+    }
+
+    /// Carries out what the rules say. `fetch` is the address of a refused fetch.
+    pub(crate) fn apply(&mut self, verdict: Verdict, fetch: Option<u64>) {
+        match verdict {
+            Verdict::Resume => {}
+            Verdict::Restored(violation) => self.violation(violation),
+            Verdict::Refuse(violation) => {
+                self.violation(violation);
+                if let Some(va) = fetch {
+                    // Not present and a fetch: with P=1 Linux takes it for a stale TLB entry and tries for ever.
+                    self.vmcb.save.cr2 = va;
+                    self.inject(Event::exception_with(vector::PF, 0x10));
+                }
+            }
+        }
+    }
+
+    /// Delivers an event to the guest by its own IDT, in the kernel view.
+    pub(crate) fn deliver(&mut self, event: Event) {
+        if self.view == View::User {
+            self.enter_kernel();
+        }
+        self.inject(event);
+    }
+
+    /// VMRUN and its kin do not exist for the guest.
+    fn svm_instruction(&mut self) {
+        self.violation(Violation { rule: Rule::Instruction, frame: Frame(0), nearest: None });
+        self.deliver(Event::exception(vector::UD));
+    }
+
+    /// A triple fault. What a machine does: reset.
+    fn shutdown(&mut self) {
+        report::guest_stopped();
+        report!("the guest shut down (triple fault) at rip={:#x}: reset", self.vmcb.save.rip);
+        // Reset control register of PC chipsets: full reset.
+        instr::outb(0xcf9, 0x02);
+        instr::outb(0xcf9, 0x06);
+        instr::halt();
+    }
+
+    /// Stops the machine for a reason that is not our bug.
+    pub(crate) fn stop(&mut self, reason: &str) -> ! {
+        report::guest_stopped();
+        report!("stopped at rip={:#x}: {reason}", self.vmcb.save.rip);
+        instr::halt()
+    }
+
+    #[cold]
+    fn unexpected(&mut self, exit: Exit) {
+        let (c, s) = (&self.vmcb.control, &self.vmcb.save);
+        panic!(
+            "{exit:?} view={:?} info={:#x},{:#x} int={:#x} rip={:#x} cpl={} cr0={:#x} cr3={:#x} cr4={:#x} efer={:#x}",
+            self.view, c.exit_info1, c.exit_info2, c.exit_int_info, s.rip, s.cpl, s.cr0, s.cr3, s.cr4, s.efer
+        );
+    }
+}

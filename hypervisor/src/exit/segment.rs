@@ -1,0 +1,53 @@
+//! Segment loads of user programs: #GP in the user view, stepped with the real tables
+//!
+//! With limits of 0 every selector faults with itself as the error code. If the descriptor is one a program may load,
+//! the instruction runs once in the kernel view, where of all user memory only its own page is executable.
+use secvisor_rules::Frame;
+
+use crate::mem::physical;
+use crate::vcpu::Vcpu;
+use crate::window::Purpose;
+
+/// S bit of a descriptor: code or data, not a gate or system segment (APM 2, 4.7).
+const NOT_SYSTEM: u64 = 1 << 44;
+
+impl Vcpu {
+    /// Whether the #GP is a segment load that is now being stepped.
+    pub(super) fn segment_load(&mut self) -> bool {
+        let selector = self.vmcb.control.exit_info1;
+        let in_idt = selector & 2 != 0;
+        if selector & 0xfff8 == 0 && selector & 4 == 0 || in_idt || selector > 0xffff {
+            return false;
+        }
+        self.note_paging();
+        if !self.descriptor(selector as u16).is_some_and(|d| d & NOT_SYSTEM != 0) {
+            return false;
+        }
+        let rip = self.linear_rip();
+        let frame = |va: u64| self.nested.walk(va).map(Frame::containing);
+        let (first, last) = (frame(rip), frame(rip + 14).filter(|_| rip >> 12 != (rip + 14) >> 12));
+        self.show_segments();
+        if self.open_window(Purpose::Segment, [first, last]) {
+            return true;
+        }
+        self.end_show_segments();
+        self.enter_user();
+        false
+    }
+
+    /// The descriptor a selector names.
+    fn descriptor(&mut self, selector: u16) -> Option<u64> {
+        let (base, limit) = if selector & 4 == 0 { self.gdt() } else { self.ldt()? };
+        let at = selector as u64 & !7;
+        if at + 7 > limit as u64 {
+            return None;
+        }
+        let mut value = 0;
+        for i in 0..8 {
+            let physical = self.nested.walk(base + at + i).filter(|p| self.nested.is_ram(*p))?;
+            // SAFETY: RAM of the guest (checked), which is stopped.
+            value |= (unsafe { physical::byte(physical) } as u64) << (8 * i);
+        }
+        Some(value)
+    }
+}

@@ -1,0 +1,3 @@
+//! Memory: physical frames, nested tables
+pub mod npt;
+pub mod physical;

@@ -1,0 +1,193 @@
+//! Two nested views: kernel and user
+//!
+//! Both map guest-physical addresses one to one. They differ in who may execute what: the kernel view executes
+//! approved frames only, the user view everything but those. Ranges without RAM look the same in both and share
+//! their tables. A 2 MiB range is split when one of its frames is set apart.
+use secvisor_amd64::npt::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, TABLE, USED, USER, WRITE};
+use secvisor_rules::{Access, Frame, FrameState, FrameTable};
+
+/// Which table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum View {
+    /// On while the guest's CPL is 0, and whenever it could become so without an exit.
+    Kernel,
+    /// On only while CPL is 3 and every way out of it exits.
+    User,
+}
+
+const VIEWS: [View; 2] = [View::Kernel, View::User];
+const GIB: u64 = 1 << 30;
+const SLOT: u64 = 1 << 39;
+const ENTRIES: usize = 512;
+
+type Table = [u64; ENTRIES];
+
+/// Rights of a leaf.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaf {
+    Data,
+    Frozen,
+    Executable,
+    Device,
+    Absent,
+}
+
+impl Leaf {
+    fn bits(self, view: View) -> u64 {
+        let base = PRESENT | USER | USED;
+        match (self, view) {
+            (Self::Absent, _) => 0,
+            (Self::Device, _) | (Self::Data, View::Kernel) => base | WRITE | NO_EXECUTE,
+            (Self::Data, View::User) => base | WRITE,
+            (Self::Frozen, _) | (Self::Executable, View::User) => base | NO_EXECUTE,
+            (Self::Executable, View::Kernel) => base,
+        }
+    }
+}
+
+/// The nested tables of both views, in memory of ours. Table 0 is the kernel view's root, 1 the user view's.
+pub struct NestedTables {
+    tables: &'static mut [Table],
+    used: usize,
+    base: u64,
+}
+
+/// The pool is used up.
+pub struct Full;
+
+/// How many tables a machine needs: those of launch, and `splits` 2 MiB ranges set apart later.
+pub fn tables_needed(physical_bits: u32, frames: u64, splits: usize) -> usize {
+    let slots = (1usize << (physical_bits.clamp(39, 48) - 39)).max(1);
+    let ram_slots = (frames * 4096).div_ceil(SLOT) as usize;
+    let gibs = (frames * 4096).div_ceil(GIB) as usize;
+    2 + slots + 2 * ram_slots + 2 * gibs + 2 * splits
+}
+
+impl NestedTables {
+    /// Builds both views. `memory` is ours, zeroed, page-aligned.
+    pub fn new(memory: &'static mut [Table], physical_bits: u32, frames: &FrameTable<'_>) -> Result<Self, Full> {
+        let base = memory.as_ptr() as u64;
+        let mut this = Self { tables: memory, used: 2, base };
+        let slots = 1u64 << (physical_bits.clamp(39, 48) - 39);
+        let end = frames.len() as u64 * 4096;
+        for slot in 0..slots {
+            if slot * SLOT >= end {
+                let shared = this.take()?;
+                for i in 0..ENTRIES {
+                    this.tables[shared][i] = slot * SLOT + i as u64 * GIB | Leaf::Device.bits(View::Kernel) | LARGE;
+                }
+                this.link(0, slot as usize, shared);
+                this.link(1, slot as usize, shared);
+                continue;
+            }
+            for view in VIEWS {
+                let pdpt = this.take()?;
+                this.link(view as usize, slot as usize, pdpt);
+                for i in 0..ENTRIES {
+                    let at = slot * SLOT + i as u64 * GIB;
+                    this.tables[pdpt][i] = if at >= end {
+                        at | Leaf::Device.bits(view) | LARGE
+                    } else {
+                        this.build_gib(view, at, frames)?
+                    };
+                }
+            }
+        }
+        Ok(this)
+    }
+
+    /// The directory of one GiB that has RAM in it.
+    fn build_gib(&mut self, view: View, at: u64, frames: &FrameTable<'_>) -> Result<u64, Full> {
+        let directory = self.take()?;
+        for i in 0..ENTRIES {
+            let first = at / 4096 + (i * ENTRIES) as u64;
+            let kind = |n: u64| match frames.get(Frame(n)) {
+                FrameState::Data => Leaf::Data,
+                FrameState::Approved(_) => Leaf::Executable,
+                FrameState::Hypervisor => Leaf::Absent,
+                FrameState::Device => Leaf::Device,
+            };
+            let leaf = kind(first);
+            self.tables[directory][i] = if (first..first + ENTRIES as u64).all(|n| kind(n) == leaf) {
+                first * 4096 | leaf.bits(view) | LARGE
+            } else {
+                let table = self.take()?;
+                for j in 0..ENTRIES {
+                    let n = first + j as u64;
+                    self.tables[table][j] = n * 4096 | kind(n).bits(view);
+                }
+                self.address(table) | TABLE
+            };
+        }
+        Ok(self.address(directory) | TABLE)
+    }
+
+    /// Physical address of a view's root.
+    pub fn root(&self, view: View) -> u64 {
+        self.address(view as usize)
+    }
+
+    fn address(&self, table: usize) -> u64 {
+        self.base + table as u64 * 4096
+    }
+
+    fn take(&mut self) -> Result<usize, Full> {
+        if self.used == self.tables.len() {
+            return Err(Full);
+        }
+        self.used += 1;
+        Ok(self.used - 1)
+    }
+
+    fn link(&mut self, table: usize, index: usize, to: usize) {
+        self.tables[table][index] = self.address(to) | TABLE;
+    }
+
+    /// The table an entry leads to.
+    fn next(&self, entry: u64) -> usize {
+        ((entry & ADDRESS) - self.base) as usize / 4096
+    }
+
+    /// Table and index of a frame's own entry, its 2 MiB range split if need be.
+    fn entry(&mut self, view: View, frame: Frame) -> Result<(usize, usize), Full> {
+        let index = |shift: u32| (frame.0 >> shift) as usize % ENTRIES;
+        let pdpt = self.next(self.tables[view as usize][index(27)]);
+        let directory = self.next(self.tables[pdpt][index(18)]);
+        let entry = self.tables[directory][index(9)];
+        if entry & LARGE != 0 || entry & PRESENT == 0 {
+            let table = self.take()?;
+            let rights = entry & !ADDRESS & !LARGE;
+            for i in 0..ENTRIES {
+                self.tables[table][i] = ((frame.0 & !0x1ff) + i as u64) * 4096 | rights;
+            }
+            self.tables[directory][index(9)] = self.address(table) | TABLE;
+            return Ok((table, index(0)));
+        }
+        Ok((self.next(entry), index(0)))
+    }
+
+    /// Sets a frame's rights in both views. The caller flushes.
+    pub fn set(&mut self, frame: Frame, access: &Access) -> Result<(), Full> {
+        let leaf = match access {
+            Access::Data => Leaf::Data,
+            Access::Frozen => Leaf::Frozen,
+            Access::Executable(_) => Leaf::Executable,
+        };
+        let entries = [self.entry(View::Kernel, frame)?, self.entry(View::User, frame)?];
+        for (view, (table, index)) in VIEWS.into_iter().zip(entries) {
+            self.tables[table][index] = frame.address() | leaf.bits(view);
+        }
+        Ok(())
+    }
+
+    /// Replaces one frame's entry in one view for the length of a window; what it was. The caller flushes.
+    pub fn replace(&mut self, view: View, frame: Frame, entry: u64) -> Result<u64, Full> {
+        let (table, index) = self.entry(view, frame)?;
+        Ok(core::mem::replace(&mut self.tables[table][index], entry))
+    }
+
+    /// The entry of a window: this frame, writable, executable if `execute`.
+    pub fn open_entry(frame: Frame, execute: bool) -> u64 {
+        frame.address() | PRESENT | USER | USED | WRITE | if execute { 0 } else { NO_EXECUTE }
+    }
+}

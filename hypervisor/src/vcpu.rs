@@ -1,0 +1,187 @@
+//! The one virtual CPU: its control block, and the loop
+use secvisor_amd64::event::Event;
+use secvisor_amd64::exit::Exit;
+use secvisor_amd64::intercept::{misc1, misc2};
+use secvisor_amd64::vmcb::{TLB_FLUSH_ALL, Vmcb};
+use secvisor_amd64::{msr, reg};
+use secvisor_rules::Rules;
+
+use crate::cpu::run::{self, Registers};
+use crate::cpu::svm::Features;
+use crate::mem::npt::View;
+use crate::nested::{GuestPaging, Nested};
+use crate::report;
+use crate::stats::Stats;
+use crate::switch::Hidden;
+use crate::violation::Log;
+use crate::window::Window;
+
+/// I/O and MSR permission maps (APM 2, 15.10.1 and 15.11): a set bit intercepts.
+#[repr(C, align(4096))]
+struct Maps {
+    io: [u8; 3 * 4096],
+    msr: [u8; 2 * 4096],
+}
+
+static mut VMCB: core::mem::MaybeUninit<Vmcb> = core::mem::MaybeUninit::zeroed();
+static mut MAPS: Maps = Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096] };
+
+/// All exceptions; vector 2 is reserved, NMIs have their own bit.
+pub const ALL_EXCEPTIONS: u32 = !(1 << 2);
+/// Intercepts of both views.
+pub const ALWAYS1: u32 = misc1::INIT | misc1::INVLPGA | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN;
+/// As above.
+pub const ALWAYS2: u32 =
+    misc2::VMRUN | misc2::VMMCALL | misc2::VMLOAD | misc2::VMSAVE | misc2::STGI | misc2::CLGI | misc2::SKINIT;
+
+/// The virtual CPU with all it needs.
+pub struct Vcpu {
+    pub(crate) vmcb: &'static mut Vmcb,
+    pub(crate) regs: Registers,
+    pub(crate) rules: Rules<'static>,
+    pub(crate) nested: Nested,
+    pub(crate) features: Features,
+    pub(crate) view: View,
+    pub(crate) hidden: Hidden,
+    pub(crate) window: Option<Window>,
+    /// Intercept of CPUID, until the first user-mode instruction.
+    pub(crate) cpuid: u32,
+    /// What was injected at the last VMRUN.
+    pub(crate) injected: Event,
+    pub(crate) stats: Stats,
+    pub(crate) log: Log,
+    pub(crate) memory: u64,
+}
+
+impl Vcpu {
+    /// A virtual CPU that intercepts what it must. Called once.
+    pub fn new(rules: Rules<'static>, nested: Nested, features: Features, memory: u64) -> Self {
+        // SAFETY: called once, so nobody else has a reference; all zeros is a valid `Vmcb`.
+        let (vmcb, maps) = unsafe { ((*(&raw mut VMCB)).assume_init_mut(), &mut *(&raw mut MAPS)) };
+        for port in report::COM2..report::COM2 + 8 {
+            maps.io[port as usize / 8] |= 1 << (port % 8);
+        }
+        let mut intercept = |msr: u32, bits: u8| {
+            let bit = msr::permission_bit(msr).expect("an MSR the map covers");
+            maps.msr[bit / 8] |= bits << (bit % 8);
+        };
+        const READ: u8 = 1;
+        const WRITE: u8 = 2;
+        for msr in [msr::EFER, msr::VM_CR, msr::VM_HSAVE_PA, msr::SYSENTER_CS] {
+            intercept(msr, READ | WRITE);
+        }
+        for msr in [msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK] {
+            intercept(msr, WRITE);
+        }
+        let control = &mut vmcb.control;
+        control.iopm_base = &raw const maps.io as u64;
+        control.msrpm_base = &raw const maps.msr as u64;
+        control.nested_control = 1;
+        let mut this = Self {
+            vmcb,
+            regs: Registers::default(),
+            rules,
+            nested,
+            features,
+            view: View::User,
+            hidden: Hidden::new(features.asids),
+            window: None,
+            cpuid: misc1::CPUID,
+            injected: Event(0),
+            stats: Stats::default(),
+            log: Log::new(),
+            memory,
+        };
+        this.kernel_controls();
+        this
+    }
+
+    /// Sets the initial registers; RSI is the boot protocol's argument.
+    pub fn prepare(&mut self, state: impl FnOnce(&mut Vmcb), rsi: u64) {
+        state(self.vmcb);
+        self.regs.rsi = rsi;
+        // SAFETY: SVM is enabled; the VMCB is ours and complete.
+        unsafe { run::vmload(self.vmcb) };
+    }
+
+    /// Runs the guest for ever.
+    pub fn run(mut self) -> ! {
+        loop {
+            self.enter();
+            let exit = Exit::new(self.vmcb.control.exit_code);
+            self.stats.exit(exit);
+            if self.window.is_some() {
+                self.close_window(exit);
+            } else {
+                self.handle(exit);
+            }
+        }
+    }
+
+    /// One VMRUN.
+    #[inline]
+    fn enter(&mut self) {
+        let control = &mut self.vmcb.control;
+        control.tlb_control = 0;
+        if self.nested.flush {
+            self.nested.flush = false;
+            self.stats.flushes += 1;
+            control.tlb_control = TLB_FLUSH_ALL;
+        }
+        // Nothing is kept from the last VMRUN (APM 2, 15.15): always right, and cheap beside the exit itself.
+        control.clean = 0;
+        self.injected = Event(control.event_injection);
+        // SAFETY: launch enabled SVM and cleared GIF; the nested tables map none of our memory but a window's scratch
+        // frame; the control block was made by `new` and is kept consistent by the handlers.
+        unsafe { run::run(self.vmcb, &mut self.regs) };
+        self.vmcb.control.event_injection = 0;
+    }
+
+    /// What the guest translates by, for the slow paths.
+    pub(crate) fn note_paging(&mut self) {
+        let save = &self.vmcb.save;
+        let levels = match (save.cr0 & reg::CR0_PG != 0, save.efer & reg::EFER_LMA != 0) {
+            (false, _) => 0,
+            (true, false) => 2,
+            (true, true) if save.cr4 & reg::CR4_LA57 != 0 => 5,
+            (true, true) => 4,
+        };
+        self.nested.paging = GuestPaging { root: save.cr3, levels };
+    }
+
+    /// Address of the instruction the guest is at.
+    pub(crate) fn linear_rip(&self) -> u64 {
+        let save = &self.vmcb.save;
+        let long = save.efer & reg::EFER_LMA != 0 && save.cs.attrib & reg::ATTRIB_LONG != 0;
+        if long { save.rip } else { (save.cs.base + (save.rip & 0xffff_ffff)) & 0xffff_ffff }
+    }
+
+    /// Delivers an exception to the guest.
+    pub(crate) fn inject(&mut self, event: Event) {
+        self.vmcb.control.event_injection = event.0;
+    }
+
+    /// Steps over an instruction of known length.
+    pub(crate) fn skip(&mut self, len: u64) {
+        let save = &mut self.vmcb.save;
+        save.rip = if self.features.next_rip { self.vmcb.control.next_rip } else { save.rip + len };
+        self.vmcb.control.interrupt_shadow = 0;
+    }
+
+    /// Starts an event again whose delivery the exit interrupted, unless something else is delivered instead.
+    pub(crate) fn redeliver(&mut self) {
+        let interrupted = Event(self.vmcb.control.exit_int_info);
+        if !interrupted.valid() || self.vmcb.control.event_injection != 0 {
+            return;
+        }
+        // What we injected ourselves had its RIP set for that.
+        let again = if self.injected.valid() && self.injected.vector() == interrupted.vector() {
+            Some(self.injected)
+        } else {
+            interrupted.again()
+        };
+        if let Some(event) = again {
+            self.inject(event);
+        }
+    }
+}

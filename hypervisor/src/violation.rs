@@ -1,0 +1,84 @@
+//! Violations: one line each, bounded
+use secvisor_approval::wire::{NONE, Region, RegionKind};
+use secvisor_rules::{Rule, Violation};
+
+use crate::report;
+use crate::vcpu::Vcpu;
+
+/// Lines printed in full; then only those whose number is a power of two.
+const FULL: u64 = 256;
+/// Violations kept.
+const KEPT: usize = 128;
+
+/// One kept violation.
+#[derive(Clone, Copy)]
+pub struct Kept {
+    /// Which.
+    pub violation: Violation,
+    /// Where the guest was.
+    pub rip: u64,
+}
+
+/// The last violations, in memory of ours.
+pub struct Log {
+    kept: [Option<Kept>; KEPT],
+    count: u64,
+}
+
+impl Log {
+    /// Empty.
+    pub const fn new() -> Self {
+        Self { kept: [None; KEPT], count: 0 }
+    }
+}
+
+impl Vcpu {
+    /// Records and reports a violation.
+    pub(crate) fn violation(&mut self, violation: Violation) {
+        self.stats.violations += 1;
+        let rip = self.vmcb.save.rip;
+        let log = &mut self.log;
+        log.kept[log.count as usize % KEPT] = Some(Kept { violation, rip });
+        log.count += 1;
+        if log.count > FULL && !log.count.is_power_of_two() {
+            return;
+        }
+        let at = match violation.nearest {
+            Some((page, offset)) => self.page_name(page, offset),
+            None => self.address_name(rip),
+        };
+        let (module, symbol, offset) = at.unwrap_or(("-", "-", 0));
+        let action = if violation.rule == Rule::Tampered { "restored" } else { "refused" };
+        report!(
+            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module} action={action} n={}",
+            violation.rule.name(),
+            violation.frame.address(),
+            self.log.count,
+        );
+    }
+
+    fn page_name(&self, page: u32, offset: u16) -> Option<(&'static str, &'static str, u32)> {
+        let view = self.rules.view();
+        let region = view.regions.at(view.region_of_page(page));
+        self.name(&region, (page - region.first_page) * 4096 + offset as u32)
+    }
+
+    fn address_name(&self, va: u64) -> Option<(&'static str, &'static str, u32)> {
+        self.rules.view().regions.iter().find_map(|r| {
+            let kernel = matches!(RegionKind::new(r.kind), Some(RegionKind::KernelText | RegionKind::KernelInit));
+            let base = if kernel { r.base } else { self.rules.variable(r.base as usize) };
+            let offset = va.wrapping_sub(base);
+            (base != 0 && offset < r.pages as u64 * 4096).then(|| self.name(&r, offset as u32)).flatten()
+        })
+    }
+
+    fn name(&self, region: &Region, offset: u32) -> Option<(&'static str, &'static str, u32)> {
+        let view = self.rules.view();
+        let module = match region.module {
+            NONE => "kernel",
+            module => view.name(view.modules.at(module as usize).name),
+        };
+        let symbol = view.symbol_at(region, offset);
+        Some((module, symbol.map_or("-", |s| view.name(s.name_offset())), symbol.map_or(offset, |s| offset - s.offset)))
+    }
+}
