@@ -36,8 +36,8 @@ pub enum Width {
 }
 
 impl Width {
-    /// Its length in bytes.
-    pub fn len(self) -> u64 {
+    /// Its width in bytes.
+    pub fn bytes(self) -> u64 {
         if self == Self::Abs64 { 8 } else { 4 }
     }
 }
@@ -73,7 +73,7 @@ impl Image {
             image.relocate(linked, i, place).with_context(|| format!("relocations of {}", section.name))?;
         }
         image.slots.sort_by_key(|s| s.offset);
-        let apart = image.slots.windows(2).all(|w| w[0].offset + w[0].width.len() <= w[1].offset);
+        let apart = image.slots.windows(2).all(|w| w[0].offset + w[0].width.bytes() <= w[1].offset);
         ensure!(apart, "two relocations change the same bytes");
         Ok(Some(image))
     }
@@ -89,9 +89,9 @@ impl Image {
                 elf::R_X86_64_64 => Width::Abs64,
                 kind => bail!("type {kind} at {:#x} is unknown", r.offset),
             };
-            ensure!(r.offset.checked_add(width.len()).is_some_and(|end| end <= size), "one leaves the section");
+            ensure!(r.offset.checked_add(width.bytes()).is_some_and(|end| end <= size), "one leaves the section");
             let offset = place.offset + r.offset;
-            let field = &mut self.bytes[offset as usize..][..width.len() as usize];
+            let field = &mut self.bytes[offset as usize..][..width.bytes() as usize];
             ensure!(field.iter().all(|b| *b == 0), "the field at {:#x} is not empty", r.offset);
             let target = linked.target(&r)?;
             match width {
@@ -161,9 +161,9 @@ impl Image {
 
     /// The fields in a range of bytes; fails if one is cut.
     fn slots_in(&self, offset: u64, end: u64) -> Result<std::ops::Range<usize>> {
-        let first = self.slots.partition_point(|s| s.offset + s.width.len() <= offset);
+        let first = self.slots.partition_point(|s| s.offset + s.width.bytes() <= offset);
         let last = self.slots.partition_point(|s| s.offset < end);
-        let whole = self.slots[first..last].iter().all(|s| s.offset >= offset && s.offset + s.width.len() <= end);
+        let whole = self.slots[first..last].iter().all(|s| s.offset >= offset && s.offset + s.width.bytes() <= end);
         ensure!(whole, "a relocation straddles the border of the patch site at {offset:#x}");
         Ok(first..last)
     }

@@ -144,6 +144,9 @@ struct Memory {
 
 impl Memory {
     fn at(&mut self, addr: u64, len: usize) -> &mut [u8] {
+        if len == 0 {
+            return &mut [];
+        }
         let (base, bytes) = self
             .blocks
             .iter_mut()
@@ -402,7 +405,7 @@ fn optimize_6_1(code: &mut [u8]) {
         while end < code.len() && code[end] == 0x90 {
             end += 1;
         }
-        while end - i > 1 || (end > i && i > 0 && code[i - 1] != 0x90 && false) {
+        while end - i > 1 {
             let n = (end - i).min(8);
             code[i..i + n].copy_from_slice(nop(n));
             i += n;

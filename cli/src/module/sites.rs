@@ -315,7 +315,7 @@ impl Finder<'_> {
             let free = image.slots.iter().filter(|s| !s.taken);
             sites.extend(free.map(|s| Site {
                 offset: s.offset,
-                len: s.width.len() as usize,
+                len: s.width.bytes() as usize,
                 what: What::Field(s.width, s.target),
             }));
         }
