@@ -44,6 +44,8 @@ pub struct Vcpu {
     pub(crate) view: View,
     pub(crate) hidden: Hidden,
     pub(crate) window: Option<Window>,
+    /// The frame the last instruction wrote from within, see [`secvisor_rules::Event::KernelFetch`].
+    pub(crate) patching: Option<secvisor_rules::Frame>,
     /// Intercept of CPUID, until the first user-mode instruction.
     pub(crate) cpuid: u32,
     /// What was injected at the last VMRUN.
@@ -86,6 +88,7 @@ impl Vcpu {
             view: View::User,
             hidden: Hidden::new(features.asids),
             window: None,
+            patching: None,
             cpuid: misc1::CPUID,
             injected: Event(0),
             stats: Stats::default(),

@@ -93,7 +93,10 @@ impl Vcpu {
             save.dr6 = if pending { save.dr6 & !reg::DR6_BS } else { window.dr6 };
         }
         match window.purpose {
-            Purpose::SelfPatch => self.patched(window.frames[0].map(|(f, _)| f)),
+            Purpose::SelfPatch => {
+                self.patching = window.frames[0].map(|(f, _)| f);
+                self.patched(self.patching);
+            }
             Purpose::Absent => {
                 // SAFETY: the scratch frame is ours and no longer mapped.
                 unsafe { (*(&raw mut SCRATCH)).0.fill(0xff) };

@@ -1,11 +1,20 @@
 //! A kernel-mode fetch from a frame that is not executable: freeze, compare, approve or refuse
-use crate::page::{Mismatch, Place};
+use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::step::OutOfTables;
 use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
 
+/// Longest instruction in bytes (APM 3, 1.1).
+const MAX_INSTRUCTION: usize = 15;
+
 impl Rules<'_> {
-    pub(crate) fn kernel_fetch(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
+    pub(crate) fn kernel_fetch(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        va: u64,
+        patching: bool,
+    ) -> Verdict {
         match self.frames.get(frame) {
             // A stale translation: the right has been given meanwhile.
             FrameState::Approved(_) => Verdict::Resume,
@@ -16,7 +25,10 @@ impl Rules<'_> {
                 if machine.set_access(frame, Access::Frozen).is_err() {
                     return self.refuse(Rule::OutOfTables, frame, None);
                 }
-                let verdict = self.verify(machine, frame, va);
+                let verdict = match self.kernel_page_of_frame(frame) {
+                    Some(page) => self.verify_kernel(machine, frame, page, va, patching),
+                    None => self.verify_module(machine, frame, va & !0xfff),
+                };
                 if let Verdict::Refuse(_) = verdict {
                     machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
                 }
@@ -25,25 +37,32 @@ impl Rules<'_> {
         }
     }
 
-    fn verify(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
-        match self.kernel_page_of_frame(frame) {
-            Some(page) => self.verify_kernel(machine, frame, page),
-            None => self.verify_module(machine, frame, va),
-        }
-    }
-
-    fn verify_kernel(&mut self, machine: &mut impl Machine, frame: Frame, page: u32) -> Verdict {
+    fn verify_kernel(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        page: u32,
+        va: u64,
+        patching: bool,
+    ) -> Verdict {
         let init = self.is_init(page);
         if init && self.init_over {
             return self.refuse(Rule::UnapprovedCode, frame, None);
         }
-        let place = self.kernel_place(page);
+        let place = Place { patching, ..self.kernel_place(page) };
         match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
-            Ok(found) => {
-                if !found.in_flux {
-                    self.pages[page as usize].copy_from_slice(machine.page(frame));
+            Ok(Match { proof, unfinished: None }) => {
+                self.pages[page as usize].copy_from_slice(machine.page(frame));
+                self.approve(machine, frame, page, proof)
+            }
+            Ok(Match { proof, unfinished: Some(site) }) => {
+                // None of the instruction's bytes may be unverified. Before user mode runs, instructions begin where
+                // the approval says, so that none reaches into a site from before; later it could be 15 bytes long.
+                let (at, longest) = ((va & 0xfff) as usize, if self.booted { MAX_INSTRUCTION } else { 1 });
+                if at < site.end && site.start < at + longest {
+                    return self.put_back(machine, frame, &place, site.start as u16);
                 }
-                self.approve(machine, frame, page, found.proof)
+                Verdict::Step(proof)
             }
             Err(Mismatch(at)) if init => self.refuse(Rule::UnapprovedCode, frame, Some((page, at))),
             Err(Mismatch(at)) => self.put_back(machine, frame, &place, at),
@@ -54,13 +73,14 @@ impl Rules<'_> {
     pub(crate) fn kernel_place(&self, page: u32) -> Place {
         let region = self.view.regions.at(self.view.region_of_page(page));
         let va = region.base + (page - region.first_page) as u64 * 4096;
-        Place { page, va, phase: if self.booted { Phase::Pinned } else { Phase::Boot } }
+        Place { page, va, phase: if self.booted { Phase::Pinned } else { Phase::Boot }, patching: false }
     }
 
     /// Puts the bytes last verified back into a tampered frame and approves it.
     pub(crate) fn put_back(&mut self, machine: &mut impl Machine, frame: Frame, place: &Place, at: u16) -> Verdict {
         machine.restore(frame, &self.pages[place.page as usize]);
         let violation = Violation { rule: Rule::Tampered, frame, nearest: Some((place.page, at)) };
+        let place = &Place { patching: false, ..*place };
         match self.compare(machine, frame, place, &mut Bindings::new(0..0)) {
             Ok(found) => {
                 self.counters.restored += 1;

@@ -18,7 +18,7 @@ impl Rules<'_> {
         }
         let live = self.page_bound_at(va);
         if let Some(page) = live {
-            let place = Place { page, va, phase: Phase::Loaded };
+            let place = Place { page, va, phase: Phase::Loaded, patching: false };
             let mut binds = Bindings::new(0..0);
             match self.compare(machine, frame, &place, &mut binds) {
                 Ok(found) => return self.accept(machine, frame, &place, found, &binds),
@@ -59,7 +59,7 @@ impl Rules<'_> {
                         if superseding || self.has_instance(region.module) {
                             self.supersede(machine, region.module, &binds);
                         }
-                        let place = Place { page, va, phase: Phase::Loaded };
+                        let place = Place { page, va, phase: Phase::Loaded, patching: false };
                         return Some(self.accept(machine, frame, &place, found, &binds));
                     }
                 }
@@ -82,7 +82,7 @@ impl Rules<'_> {
             return None;
         }
         let module = self.view.modules.at(self.view.vars.at(base as usize).module as usize);
-        let place = Place { page, va, phase: Phase::Loaded };
+        let place = Place { page, va, phase: Phase::Loaded, patching: false };
         let start = va.checked_sub(index as u64 * PAGE as u64)?;
         // First as a further region of the instance there is, then as a module placed anew.
         for fresh in [0..0, module.first_var..module.first_var + module.vars] {

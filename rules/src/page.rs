@@ -1,4 +1,6 @@
 //! Comparing a page: every byte, or not approved
+use core::ops::Range;
+
 use secvisor_approval::wire::{NONE, Site};
 use secvisor_approval::{PAGE, PageBytes};
 
@@ -17,8 +19,9 @@ pub(crate) struct Mismatch(pub u16);
 pub(crate) struct Match {
     /// Proof for [`crate::Access::Executable`].
     pub proof: Approved,
-    /// A site is being rewritten; the bytes are not to be kept as last verified.
-    pub in_flux: bool,
+    /// The one site that is being written by code in the same page, where that was allowed for: its bytes are not
+    /// verified and must not be executed.
+    pub unfinished: Option<Range<usize>>,
 }
 
 /// Where and what a page is compared as.
@@ -29,6 +32,8 @@ pub(crate) struct Place {
     pub va: u64,
     /// Life phase of the code.
     pub phase: Phase,
+    /// The page has just been written by an instruction in it: one site may be unfinished.
+    pub patching: bool,
 }
 
 impl Rules<'_> {
@@ -69,8 +74,15 @@ impl Rules<'_> {
         let bytes = machine.page(frame);
         let last = &self.pages[place.page as usize];
         let context = self.context(place);
-        let mut at = self.before(machine, bytes, &context, place, binds)?;
-        let mut flux = 0;
+        let mut unfinished = None;
+        let mut excuse = |site: &Site, range: Range<usize>| {
+            let first = place.patching && unfinished.is_none() && context.patchable(site);
+            if first {
+                unfinished = Some(range.clone());
+            }
+            if first { Ok(()) } else { Err(Mismatch(range.start as u16)) }
+        };
+        let mut at = self.before(machine, bytes, &context, place, binds, &mut excuse)?;
         for index in self.view.sites_of(place.page as usize) {
             let site = self.view.sites.at(index);
             let (offset, len) = (site.offset(), self.view.site_len(&site));
@@ -78,7 +90,7 @@ impl Rules<'_> {
             let va = place.va + offset as u64;
             if offset + len > PAGE {
                 if !self.straddler(machine, bytes, &context, place, &site, binds) {
-                    return Err(Mismatch(offset as u16));
+                    excuse(&site, offset..PAGE)?;
                 }
                 at = PAGE;
                 break;
@@ -86,15 +98,12 @@ impl Rules<'_> {
             let seen = Seen { bytes: &bytes[offset..offset + len], low: 0, high: len };
             let last = &last[offset..offset + len];
             if !context.allows(&site, va, &seen, last, binds) {
-                flux += 1;
-                if flux > 1 || !context.in_flux(&site, va, &seen, last, binds) {
-                    return Err(Mismatch(offset as u16));
-                }
+                excuse(&site, offset..offset + len)?;
             }
             at = offset + len;
         }
         same(bytes, last, at, PAGE)?;
-        Ok(Match { proof: Approved(()), in_flux: flux > 0 })
+        Ok(Match { proof: Approved(()), unfinished })
     }
 
     /// The end of a site that begins in the page before; where the rest of this page begins.
@@ -105,6 +114,7 @@ impl Rules<'_> {
         context: &Context<'_, '_>,
         place: &Place,
         binds: &mut Bindings,
+        excuse: &mut impl FnMut(&Site, Range<usize>) -> Result<(), Mismatch>,
     ) -> Result<usize, Mismatch> {
         let region = self.view.regions.at(self.view.region_of_page(place.page));
         if place.page == region.first_page {
@@ -127,8 +137,10 @@ impl Rules<'_> {
         }
         let seen = Seen { bytes: &whole[..len], low: if neighbour.is_some() { 0 } else { first }, high: len };
         let va = place.va - first as u64;
-        let ok = context.allows(&site, va, &seen, &last[..len], binds);
-        if ok || context.in_flux(&site, va, &seen, &last[..len], binds) { Ok(len - first) } else { Err(Mismatch(0)) }
+        if !context.allows(&site, va, &seen, &last[..len], binds) {
+            excuse(&site, 0..len - first)?;
+        }
+        Ok(len - first)
     }
 
     /// A site that begins in this page and ends in the next.
@@ -153,8 +165,7 @@ impl Rules<'_> {
         }
         let seen = Seen { bytes: &whole[..len], low: 0, high: if neighbour.is_some() { len } else { first } };
         let va = place.va + site.offset() as u64;
-        let ok = context.allows(site, va, &seen, &last[..len], binds);
-        ok || context.in_flux(site, va, &seen, &last[..len], binds)
+        context.allows(site, va, &seen, &last[..len], binds)
     }
 
     /// The frame that holds the page next to one under comparison, if it can be told: a straddling site is

@@ -36,11 +36,11 @@ impl Rules<'_> {
         }
         let place = self.kernel_place(page);
         match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
-            Ok(found) if !found.in_flux => {
+            Ok(found) => {
                 self.pages[page as usize].copy_from_slice(machine.page(frame));
-                self.approve(machine, frame, page, found.proof);
+                let _resume_or_out_of_tables = self.approve(machine, frame, page, found.proof);
             }
-            _ => machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so"),
+            Err(_) => machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so"),
         }
     }
 
@@ -57,7 +57,7 @@ impl Rules<'_> {
             }
             let bytes = &self.pages[place.page as usize][offset..offset + len];
             let seen = Seen { bytes, low: 0, high: len };
-            let context = self.context(&Place { page: place.page, va: place.va, phase: Phase::Loaded });
+            let context = self.context(&Place { phase: Phase::Loaded, ..*place });
             if let Some((chosen, list, count)) = context.chosen(&site, place.va + offset as u64, &seen, binds) {
                 self.choices.learn(&list[..count], chosen);
             }

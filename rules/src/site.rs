@@ -26,10 +26,6 @@ impl Seen<'_> {
     fn whole(&self) -> bool {
         self.low == 0 && self.high == self.bytes.len()
     }
-    /// Whether every known byte is that of one of the two values.
-    fn mixes(&self, a: &[u8], b: &[u8]) -> bool {
-        (self.low..self.high).all(|i| self.bytes[i] == a[i] || self.bytes[i] == b[i])
-    }
     /// Whether the site is being changed between two values by the INT3 protocol.
     fn pokes(&self, a: &[u8], b: &[u8]) -> bool {
         let int3 = self.low > 0 || self.bytes[0] == INT3;
@@ -253,12 +249,15 @@ impl Context<'_, '_> {
         found.filter(|_| !many)
     }
 
-    /// A value that Linux is writing byte by byte over what was last verified, into the page it runs from. Only
-    /// while it patches itself at boot.
-    pub(crate) fn in_flux(&self, site: &Site, va: u64, seen: &Seen<'_>, last: &[u8], binds: &Bindings) -> bool {
-        self.phase == Phase::Boot
-            && site.kind() == Some(SiteKind::Choice)
-            && self.variants(site, va, binds, |_, _, bytes| seen.mixes(last, bytes))
+    /// Whether Linux may be found writing this site from code in the same page: before the first user-mode
+    /// instruction any site, later those that stay mutable.
+    pub(crate) fn patchable(&self, site: &Site) -> bool {
+        use SiteKind::*;
+        match site.kind() {
+            Some(Jump2 | Jump5 | Ftrace | FtraceCall | StaticCall | StaticJump | Trampoline) => true,
+            Some(Choice | Const) => self.phase == Phase::Boot,
+            Some(Abs32 | Rel32 | Abs64) | None => false,
+        }
     }
 
     fn constant(&self, site: &Site, seen: &Seen<'_>) -> bool {

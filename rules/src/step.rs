@@ -37,8 +37,10 @@ pub enum Event {
     KernelFetch {
         /// The frame.
         frame: Frame,
-        /// Guest-virtual address of the page that was fetched from.
+        /// Guest-virtual address of the instruction, or of the page's first byte if it begins in the page before.
         va: u64,
+        /// The last thing the guest did was to write this frame with an instruction in it.
+        patching: bool,
     },
     /// Somebody tried to write to a frame that is not writable.
     Write {
@@ -50,10 +52,13 @@ pub enum Event {
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
 pub enum Verdict {
     /// Let the guest try again: it now may.
     Resume,
+    /// Let the guest execute one instruction, in a window on this frame: Linux is writing a site of the page it runs
+    /// from, and all of the page but that site is verified.
+    Step(Approved),
     /// As [`Self::Resume`], and report: a tampered page was put back.
     Restored(Violation),
     /// Refuse and report.
@@ -64,7 +69,7 @@ impl Rules<'_> {
     /// Decides an event.
     pub fn step(&mut self, machine: &mut impl Machine, event: Event) -> Verdict {
         match event {
-            Event::KernelFetch { frame, va } => self.kernel_fetch(machine, frame, va & !0xfff),
+            Event::KernelFetch { frame, va, patching } => self.kernel_fetch(machine, frame, va, patching),
             Event::Write { frame } => self.write(machine, frame),
             Event::FirstUser => self.pin(machine),
         }

@@ -1,7 +1,7 @@
 //! Nested page faults: every one is decided
 use secvisor_amd64::event::{Event, vector};
 use secvisor_amd64::exit::NestedFault;
-use secvisor_rules::{Event as RulesEvent, Frame, FrameState, Rule, Violation};
+use secvisor_rules::{Event as RulesEvent, Frame, FrameState, Rule, Verdict, Violation};
 
 use crate::mem::npt::View;
 use crate::vcpu::Vcpu;
@@ -62,8 +62,11 @@ impl Vcpu {
         assert!(self.view == View::Kernel, "CPL 0 in the user view");
         let va = self.fetch_address(frame);
         self.nested.flush = true;
-        let verdict = self.rules.step(&mut self.nested, RulesEvent::KernelFetch { frame, va });
-        self.apply(verdict, Some(va));
+        let patching = self.patching.take() == Some(frame);
+        match self.rules.step(&mut self.nested, RulesEvent::KernelFetch { frame, va, patching }) {
+            Verdict::Step(_) if self.open_window(Purpose::SelfPatch, [Some(frame), None]) => {}
+            verdict => self.apply(verdict, Some(va)),
+        }
     }
 
     /// Which of the two pages an instruction can lie on the fault is for.

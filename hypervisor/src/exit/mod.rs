@@ -55,6 +55,7 @@ impl Vcpu {
     pub(crate) fn apply(&mut self, verdict: Verdict, fetch: Option<u64>) {
         match verdict {
             Verdict::Resume => {}
+            Verdict::Step(_) => unreachable!("the frame was set apart, so a window needs no table"),
             Verdict::Restored(violation) => self.violation(violation),
             Verdict::Refuse(violation) => {
                 self.violation(violation);
