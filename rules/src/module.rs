@@ -5,11 +5,21 @@
 //! contradicts the instance but is a consistent page of the module placed anew *supersedes* it: Linux has loaded
 //! the module again. What was approved under the old instance, or refers to it, becomes data.
 use secvisor_approval::PAGE;
-use secvisor_approval::wire::{NONE, RegionKind};
+use secvisor_approval::wire::{NONE, Region, RegionKind};
 
 use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::{Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict};
+
+/// Which variables are taken as unbound when a page is compared.
+#[derive(Clone, Copy)]
+enum Forget {
+    Nothing,
+    /// Those of the page's own module.
+    Own,
+    /// All: a module it refers to has been loaded again too, and none of its code has run yet.
+    All,
+}
 
 impl Rules<'_> {
     pub(crate) fn verify_module(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
@@ -45,21 +55,20 @@ impl Rules<'_> {
         })
     }
 
-    /// Looks for a page of any module that the frame is, at this address; modules without an instance first.
+    /// Looks for a page of any module that the frame is, at this address: first as a further page of an instance there
+    /// is, then as one of a module placed anew, then as one whose neighbours have been placed anew too.
     fn search(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Option<Verdict> {
-        for superseding in [false, true] {
+        for forget in [Forget::Nothing, Forget::Own, Forget::All] {
             for index in 0..self.view.regions.len() {
                 let region = self.view.regions.at(index);
-                if region.module == NONE || (self.vars[region.base as usize] != 0) != superseding {
+                if region.module == NONE {
                     continue;
                 }
                 for i in 0..region.pages {
+                    let Some(start) = va.checked_sub(i as u64 * PAGE as u64) else { break };
                     let page = region.first_page + i;
-                    if let Some((found, binds)) = self.matches(machine, frame, va, page, i, region.base as u32) {
-                        if superseding || self.has_instance(region.module) {
-                            self.supersede(machine, region.module, &binds);
-                        }
-                        let place = Place { page, va, phase: Phase::Loaded, patching: false };
+                    let place = Place { page, va, phase: Phase::Loaded, patching: false };
+                    if let Some((found, binds)) = self.matches(machine, frame, &place, start, &region, forget) {
                         return Some(self.accept(machine, frame, &place, found, &binds));
                     }
                 }
@@ -68,34 +77,33 @@ impl Rules<'_> {
         None
     }
 
-    /// Compares with one page of a module placed so that this page is at `va`.
+    /// Compares with one page of a module whose region begins at `start`.
     fn matches(
         &self,
         machine: &impl Machine,
         frame: Frame,
-        va: u64,
-        page: u32,
-        index: u32,
-        base: u32,
+        place: &Place,
+        start: u64,
+        region: &Region,
+        forget: Forget,
     ) -> Option<(Match, Bindings)> {
-        if !self.may_match(machine, frame, page) {
+        if !self.may_match(machine, frame, place.page) {
             return None;
         }
-        let module = self.view.modules.at(self.view.vars.at(base as usize).module as usize);
-        let place = Place { page, va, phase: Phase::Loaded, patching: false };
-        let start = va.checked_sub(index as u64 * PAGE as u64)?;
-        // First as a further region of the instance there is, then as a module placed anew.
-        for fresh in [0..0, module.first_var..module.first_var + module.vars] {
-            let mut binds = Bindings::new(fresh);
-            let bound = binds.get(self.vars, base);
-            if bound.is_some_and(|b| b != start) || bound.is_none() && !binds.bind(&self.view, base, start) {
-                continue;
-            }
-            if let Ok(found) = self.compare(machine, frame, &place, &mut binds) {
-                return Some((found, binds));
-            }
+        let module = self.view.modules.at(region.module as usize);
+        let mut binds = Bindings::new(match forget {
+            Forget::Nothing => 0..0,
+            Forget::Own => module.first_var..module.first_var + module.vars,
+            Forget::All => 0..self.view.vars.len() as u32,
+        });
+        let base = region.base as u32;
+        match binds.get(self.vars, base) {
+            Some(bound) if bound != start => return None,
+            None if !binds.bind(&self.view, base, start) => return None,
+            _ => {}
         }
-        None
+        let found = self.compare(machine, frame, place, &mut binds).ok()?;
+        Some((found, binds))
     }
 
     /// A cheap first look: the bytes before the page's first site.
@@ -135,6 +143,12 @@ impl Rules<'_> {
         binds: &Bindings,
     ) -> Verdict {
         for (var, value) in binds.pending() {
+            let bound = self.vars[*var as usize];
+            if bound != 0 && bound != *value {
+                self.supersede(machine, self.view.vars.at(*var as usize).module);
+            }
+        }
+        for (var, value) in binds.pending() {
             self.vars[*var as usize] = *value;
         }
         self.pages[place.page as usize].copy_from_slice(machine.page(frame));
@@ -142,14 +156,10 @@ impl Rules<'_> {
         self.approve(machine, frame, place.page, found.proof)
     }
 
-    /// Ends an instance whose module has been placed anew, unless `binds` merely adds to it.
-    fn supersede(&mut self, machine: &mut impl Machine, module: u32, binds: &Bindings) {
+    /// Ends an instance whose module has been placed anew.
+    fn supersede(&mut self, machine: &mut impl Machine, module: u32) {
         let m = self.view.modules.at(module as usize);
         let own = m.first_var..m.first_var + m.vars;
-        let adds = binds.pending().iter().filter(|(v, _)| own.contains(v)).all(|(v, _)| self.vars[*v as usize] == 0);
-        if adds {
-            return;
-        }
         for index in 0..self.view.modules.len() as u32 {
             if index == module || self.refers_to(index, &own) {
                 self.forget_pages(machine, index);
