@@ -12,5 +12,6 @@ mod set;
 mod simulation;
 pub mod sites;
 pub mod tables;
+mod tests;
 
 pub use set::{LeftOut, Set, files};

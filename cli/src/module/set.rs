@@ -1,8 +1,8 @@
 //! All modules of an approval
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use object::elf;
 use rayon::prelude::*;
 use secvisor_approval::build::{RegionDef, SiteDef, SymbolDef};
@@ -40,6 +40,8 @@ struct Module {
     name: String,
     /// Number in the set, as in [`var`].
     number: u32,
+    /// Numbers of the modules its code refers to.
+    uses: BTreeSet<u32>,
     regions: Vec<Region>,
 }
 
@@ -52,30 +54,33 @@ struct Region {
 /// The module files below these paths, sorted. A file that is named itself is taken whatever its ending.
 pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = BTreeSet::new();
-    let mut pending: Vec<PathBuf> = Vec::new();
     for path in paths {
         let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
-        if path.is_dir() {
-            pending.push(path);
-        } else {
+        if !path.is_dir() {
             found.insert(path);
+            continue;
         }
-    }
-    while let Some(directory) = pending.pop() {
-        let entries = std::fs::read_dir(&directory).with_context(|| format!("cannot read {}", directory.display()))?;
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let is_module = name.to_str().is_some_and(|n| ENDINGS.iter().any(|e| n.ends_with(e)));
-            // Links are not followed: a tree's `build` and `source` lead elsewhere.
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
-            } else if is_module {
-                found.insert(entry.path());
-            }
-        }
+        ensure!(below(&path, &mut found)? > 0, "there are no modules below {}", path.display());
     }
     Ok(found.into_iter().collect())
+}
+
+/// Adds the module files below a directory, and counts them. Links to directories are not followed: a tree's
+/// `build` and `source` lead elsewhere.
+fn below(directory: &Path, found: &mut BTreeSet<PathBuf>) -> Result<usize> {
+    let mut count = 0;
+    let entries = std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            count += below(&entry.path(), found)?;
+        } else if name.to_str().is_some_and(|n| ENDINGS.iter().any(|e| n.ends_with(e))) {
+            found.insert(entry.path());
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// A module that has been read and laid out.
@@ -85,70 +90,34 @@ struct Placed {
 }
 
 impl Set {
-    /// Reads and prepares module files.
+    /// Reads and prepares module files. What is wrong with one module leaves that one out, and those that use it.
     pub fn load(files: &[PathBuf], kernel: &Kernel<'_>) -> Result<Self> {
-        let scheme = match kernel.flavor {
-            Flavor::V6_1 => Scheme::Two,
-            Flavor::V6_12 => Scheme::Seven,
-        };
-        let mut left_out = Vec::new();
-        let read: Vec<Result<Placed>> =
-            files.par_iter().map(|path| place(path, scheme, &kernel.setup.release)).collect();
-        let mut by_name: BTreeMap<String, Placed> = BTreeMap::new();
-        for (path, result) in files.iter().zip(read) {
-            match result {
-                Err(reason) => {
-                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    left_out.push(LeftOut { name, path: path.clone(), reason: format!("{reason:#}") });
-                }
-                Ok(new) => match by_name.get(&new.ko.name) {
-                    None => {
-                        by_name.insert(new.ko.name.clone(), new);
-                    }
-                    Some(known) if known.ko.same(&new.ko) => {}
-                    Some(known) => {
-                        let (a, b) = (known.ko.path.display(), path.display());
-                        bail!("two different modules are called {}: {a} and {b}", new.ko.name);
-                    }
-                },
-            }
-        }
-        let placed: Vec<Placed> = by_name.into_values().collect();
-        let table = export_table(&placed)?;
+        let (placed, mut left_out) = read(files, kernel)?;
+        let mut reasons = vec![None; placed.len()];
+        let table = export_table(&placed, kernel, &mut reasons);
         let export = |name: &str| {
             let own = kernel.symbols.export(name).map(Address::absolute);
             own.or_else(|| table.get(name).copied())
         };
+        let numbers = (0..placed.len() as u32).into_par_iter();
         let prepared: Vec<Result<Module>> =
-            placed.par_iter().enumerate().map(|(i, p)| prepare(p, i as u32, kernel, &export)).collect();
-        let mut reasons: Vec<Option<String>> = Vec::with_capacity(placed.len());
-        let mut modules: Vec<Option<Module>> = Vec::with_capacity(placed.len());
-        for result in prepared {
-            match result {
-                Ok(module) => {
-                    modules.push(Some(module));
-                    reasons.push(None);
-                }
-                Err(reason) => {
-                    modules.push(None);
-                    reasons.push(Some(format!("{reason:#}")));
-                }
+            placed.par_iter().zip(numbers).map(|(p, number)| prepare(p, number, kernel, &export)).collect();
+        let mut modules = Vec::with_capacity(placed.len());
+        for (result, reason) in prepared.into_iter().zip(&mut reasons) {
+            if let Err(e) = &result {
+                reason.get_or_insert(format!("{e:#}"));
+            }
+            modules.push(result.ok());
+        }
+        leave_out_users(&modules, &placed, &mut reasons);
+        for (p, reason) in placed.iter().zip(&reasons) {
+            if let Some(reason) = reason.clone() {
+                left_out.push(LeftOut { name: p.ko.name.clone(), path: p.ko.path.clone(), reason });
             }
         }
-        // A module that uses one that is left out could never be loaded.
-        while let Some((i, needed)) = modules.iter().enumerate().find_map(|(i, m)| {
-            let missing = m.as_ref()?.uses().into_iter().find(|n| reasons[*n as usize].is_some())?;
-            Some((i, missing))
-        }) {
-            modules[i] = None;
-            reasons[i] = Some(format!("it uses {}, which is left out", placed[needed as usize].ko.name));
-        }
-        for (placed, reason) in placed.iter().zip(reasons) {
-            let Some(reason) = reason else { continue };
-            left_out.push(LeftOut { name: placed.ko.name.clone(), path: placed.ko.path.clone(), reason });
-        }
         left_out.sort_by(|a, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
-        Ok(Self { modules: modules.into_iter().flatten().collect(), left_out })
+        let kept = modules.into_iter().zip(&reasons).filter(|(_, reason)| reason.is_none());
+        Ok(Self { modules: kept.filter_map(|(module, _)| module).collect(), left_out })
     }
 
     /// Number of modules in the set.
@@ -212,17 +181,6 @@ impl Module {
             }
         }
     }
-
-    /// Numbers of the other modules it refers to.
-    fn uses(&self) -> BTreeSet<u32> {
-        let mut used = BTreeSet::new();
-        self.each_address(|a| {
-            if a.var != NONE {
-                used.insert(block_of(a.var).0);
-            }
-        });
-        used
-    }
 }
 
 fn class(block: Block) -> VarClass {
@@ -241,30 +199,97 @@ fn place(path: &Path, scheme: Scheme, release: &str) -> Result<Placed> {
     Ok(Placed { ko, layout })
 }
 
-/// What the modules export, by name.
-fn export_table(placed: &[Placed]) -> Result<HashMap<&str, Address>> {
-    let mut table = HashMap::new();
-    let mut owners: HashMap<&str, &str> = HashMap::new();
-    for (number, p) in placed.iter().enumerate() {
-        let of = |reason| anyhow!("module {}: {reason}", p.ko.name);
-        for (name, symbol, addend) in exports(&p.ko).map_err(of)? {
-            let symbol = p.ko.symbols.get(symbol).context("an export has no symbol").map_err(of)?;
-            let address = match symbol.home {
-                Home::Section(s) => p.layout.sections[s].map(|place| Address {
-                    var: var(number as u32, place.block),
-                    value: place.offset.wrapping_add(symbol.value),
-                }),
-                Home::Absolute => Some(Address::absolute(symbol.value)),
-                _ => None,
-            };
-            let address = address.with_context(|| format!("module {} exports {name} from nowhere", p.ko.name))?;
-            table.insert(name, address.plus(addend));
-            if let Some(other) = owners.insert(name, &p.ko.name) {
-                bail!("the modules {other} and {} both export {name}", p.ko.name);
+/// Reads all files, in parallel. The modules are sorted by name.
+fn read(files: &[PathBuf], kernel: &Kernel<'_>) -> Result<(Vec<Placed>, Vec<LeftOut>)> {
+    let scheme = match kernel.flavor {
+        Flavor::V6_1 => Scheme::Two,
+        Flavor::V6_12 => Scheme::Seven,
+    };
+    let release = &kernel.setup.release;
+    let results: Vec<Result<Placed>> = files.par_iter().map(|path| place(path, scheme, release)).collect();
+    let mut left_out = Vec::new();
+    let mut by_name: BTreeMap<String, Placed> = BTreeMap::new();
+    for (path, result) in files.iter().zip(results) {
+        match result {
+            Err(reason) => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                left_out.push(LeftOut { name, path: path.clone(), reason: format!("{reason:#}") });
             }
+            Ok(new) => match by_name.entry(new.ko.name.clone()) {
+                btree_map::Entry::Vacant(slot) => drop(slot.insert(new)),
+                btree_map::Entry::Occupied(known) if known.get().ko.same(&new.ko) => {}
+                btree_map::Entry::Occupied(known) => {
+                    let (a, b) = (known.get().ko.path.display(), path.display());
+                    bail!("two different modules are called {}: {a} and {b}", new.ko.name);
+                }
+            },
         }
     }
-    Ok(table)
+    Ok((by_name.into_values().collect(), left_out))
+}
+
+/// Prepares one module, whose undefined symbols are all at one place.
+#[cfg(test)]
+pub(super) fn try_one(path: &Path, data: Vec<u8>, scheme: Scheme, kernel: &Kernel<'_>) -> Result<()> {
+    let ko = Ko::parse(path, data)?;
+    let layout = Layout::new(&ko, scheme)?;
+    let placed = [Placed { ko, layout }];
+    let mut reasons = [None];
+    export_table(&placed, kernel, &mut reasons);
+    let export = |name: &str| Some(Address::absolute(kernel.symbols.export(name).unwrap_or(0xffff_ffff_8000_0000)));
+    let modules = vec![prepare(&placed[0], 0, kernel, &export)?];
+    Set { modules, left_out: Vec::new() }.emit(&mut kernel.emitter())
+}
+
+/// What the modules export, by name. Linux loads no module that exports what is exported already.
+fn export_table<'p>(
+    placed: &'p [Placed],
+    kernel: &Kernel<'_>,
+    reasons: &mut [Option<String>],
+) -> HashMap<&'p str, Address> {
+    let mut table = HashMap::new();
+    for ((number, p), reason) in placed.iter().enumerate().zip(reasons) {
+        let mut add = |name, symbol, addend| {
+            let address = export(p, number as u32, symbol, addend).with_context(|| format!("its export {name}"))?;
+            ensure!(kernel.symbols.export(name).is_none(), "it exports {name}, as the kernel does");
+            match table.entry(name) {
+                hash_map::Entry::Vacant(slot) => drop(slot.insert(address)),
+                hash_map::Entry::Occupied(first) => {
+                    let other = &placed[block_of(first.get().var).0 as usize].ko.name;
+                    bail!("it exports {name}, as module {other} does");
+                }
+            }
+            Ok(())
+        };
+        let all = exports(&p.ko).and_then(|l| l.into_iter().try_for_each(|(n, s, a)| add(n, s, a)));
+        *reason = all.err().map(|e| format!("{e:#}"));
+    }
+    table
+}
+
+/// Where an export is.
+fn export(placed: &Placed, number: u32, symbol: usize, addend: i64) -> Result<Address> {
+    let symbol = placed.ko.symbols.get(symbol).context("has no symbol")?;
+    let Home::Section(section) = symbol.home else { bail!("is in no section") };
+    let place = placed.layout.sections[section].context("is not loaded")?;
+    let value = place.offset.wrapping_add(symbol.value);
+    Ok(Address { var: var(number, place.block), value }.plus(addend))
+}
+
+/// A module that uses one that is left out could never be loaded.
+fn leave_out_users(modules: &[Option<Module>], placed: &[Placed], reasons: &mut [Option<String>]) {
+    loop {
+        let before = reasons.iter().flatten().count();
+        for (i, module) in modules.iter().enumerate().filter_map(|(i, m)| Some((i, m.as_ref()?))) {
+            let missing = module.uses.iter().find(|n| reasons[**n as usize].is_some() && **n as usize != i);
+            if let Some(missing) = missing.filter(|_| reasons[i].is_none()) {
+                reasons[i] = Some(format!("it uses {}, which is left out", placed[*missing as usize].ko.name));
+            }
+        }
+        if reasons.iter().flatten().count() == before {
+            return;
+        }
+    }
 }
 
 fn prepare(
@@ -281,7 +306,15 @@ fn prepare(
     let sites = find(&linked, kernel, &mut images)?;
     let regions = images.into_iter().zip(sites);
     let regions = regions.map(|(image, sites)| Region { symbols: symbols(&linked, &image), sites, image }).collect();
-    Ok(Module { name: placed.ko.name.clone(), number, regions })
+    let mut module = Module { name: placed.ko.name.clone(), number, uses: BTreeSet::new(), regions };
+    let mut uses = BTreeSet::new();
+    module.each_address(|a| {
+        if a.var != NONE {
+            uses.insert(block_of(a.var).0);
+        }
+    });
+    module.uses = uses;
+    Ok(module)
 }
 
 /// The names in a block's code.

@@ -5,7 +5,6 @@
 //! the code that results must be what the approval foretells for exactly these choices.
 #![cfg(test)]
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 
 use iced_x86::{Decoder, DecoderOptions};
 use rayon::prelude::*;
@@ -13,7 +12,8 @@ use secvisor_approval::view::{View, open};
 use secvisor_approval::wire::{FixKind, NONE, SiteKind, cond};
 
 use crate::flavor::Flavor;
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
+use crate::module::tests::{cached, unpacked};
 use crate::module::{Set, files};
 
 /// A small random number generator (SplitMix64).
@@ -878,15 +878,8 @@ fn compare(
 
 /// Approves the modules of a cached kernel, and loads them `rounds` times.
 fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
-    let cache = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../cache")).join(format!("linux-{release}"));
-    let vmlinuz = std::fs::read_dir(cache.join("boot")).ok().and_then(|mut d| {
-        d.find_map(|e| Some(e.ok()?.path()).filter(|p| p.to_str().is_some_and(|p| p.contains("vmlinuz"))))
-    });
-    let Some(vmlinuz) = vmlinuz else {
-        println!("skipped: no kernel in {} (cargo xtask fetch)", cache.display());
-        return;
-    };
-    let (setup, vmlinux) = kernel::unpack(&std::fs::read(vmlinuz).unwrap()).unwrap();
+    let Some(cache) = cached(release) else { return };
+    let (setup, vmlinux) = unpacked(&cache);
     let kernel = Kernel::parse(setup, &vmlinux).unwrap();
     let files = files(&[cache.join("lib/modules")]).unwrap();
     let set = Set::load(&files, &kernel).unwrap();
