@@ -2,8 +2,8 @@
 
 use crate::apt::Suite;
 use crate::fetch::{Bundle, Contents};
-use crate::workspace::only_entry;
-use anyhow::{Context, Result};
+use crate::workspace::{self, only_entry};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub enum Line {
 impl Line {
     /// Those every test runs on.
     pub const USUAL: [Line; 2] = [Line::Cloud61, Line::Cloud612];
+
+    const ALL: [Line; 3] = [Line::Cloud61, Line::Cloud612, Line::Full61];
 
     /// What it is called on the command line.
     pub fn name(self) -> &'static str {
@@ -69,17 +71,46 @@ impl Kernel {
         Ok(Kernel { release, vmlinuz, modules, root })
     }
 
+    /// A kernel of the user's; its modules are looked for beside it unless given.
+    pub fn given(vmlinuz: &Path, modules: Option<&Path>) -> Result<Kernel> {
+        let release = release_of(&fs::read(vmlinuz).with_context(|| format!("no {}", vmlinuz.display()))?)
+            .with_context(|| format!("{} is not a Linux kernel (bzImage)", vmlinuz.display()))?;
+        let beside = vmlinuz.parent().map(|boot| boot.join("../lib/modules").join(&release)).unwrap_or_default();
+        let modules = modules.map_or(beside, Path::to_path_buf);
+        ensure!(modules.join("kernel").is_dir(), "{} has no modules; name them by --modules", modules.display());
+        let modules = modules.canonicalize()?;
+        let root = headers_root(&release, &modules).with_context(|| {
+            format!("the headers of {release} are missing: its package linux-headers is needed to build modules")
+        })?;
+        Ok(Kernel { release, vmlinuz: vmlinuz.to_path_buf(), modules, root })
+    }
+
+    /// The names of all modules (`_` for `-`), and their files.
+    pub fn module_files(&self) -> Result<Vec<(String, PathBuf)>> {
+        let mut files = Vec::new();
+        add_module_files(&self.modules.join("kernel"), &mut files)?;
+        files.sort();
+        Ok(files)
+    }
+
     /// The bytes of a module as insmod wants them, by its name (`-` and `_` alike).
     pub fn module(&self, name: &str) -> Result<Vec<u8>> {
-        let path = find_module(&self.modules.join("kernel"), &name.replace('-', "_"))?
+        let name = name.replace('-', "_");
+        let (_, path) = self
+            .module_files()?
+            .into_iter()
+            .find(|(known, _)| *known == name)
             .with_context(|| format!("{} has no module {name}", self.release))?;
         let bytes = fs::read(&path)?;
-        if path.extension().is_some_and(|extension| extension == "xz") {
-            let mut plain = Vec::new();
-            liblzma::read::XzDecoder::new(&bytes[..]).read_to_end(&mut plain)?;
-            return Ok(plain);
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("ko") => Ok(bytes),
+            Some("xz") => {
+                let mut plain = Vec::new();
+                liblzma::read::XzDecoder::new(&bytes[..]).read_to_end(&mut plain)?;
+                Ok(plain)
+            }
+            _ => bail!("cannot unpack {}", path.display()),
         }
-        Ok(bytes)
     }
 
     /// A module and those it depends on, in the order to load them; what is built in needs no loading.
@@ -91,7 +122,7 @@ impl Kernel {
 
     fn built_in(&self, name: &str) -> Result<bool> {
         let list = fs::read_to_string(self.modules.join("modules.builtin"))?;
-        Ok(list.lines().any(|path| is_module(Path::new(path), name)))
+        Ok(list.lines().any(|path| module_name(Path::new(path)).as_deref() == Some(name)))
     }
 
     fn add_module(&self, name: &str, ordered: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
@@ -108,6 +139,26 @@ impl Kernel {
     }
 }
 
+/// What a bzImage says its release is (Documentation/arch/x86/boot.rst, `kernel_version`).
+fn release_of(image: &[u8]) -> Option<String> {
+    const MAGIC: usize = 0x202;
+    const KERNEL_VERSION: usize = 0x20e;
+    const BASE: usize = 0x200;
+    let magic = image.get(MAGIC..)?.starts_with(b"HdrS");
+    let pointer = image.get(KERNEL_VERSION..)?.first_chunk().filter(|_| magic)?;
+    let text = image.get(BASE + usize::from(u16::from_le_bytes(*pointer))..)?;
+    let release = text.split(|&byte| byte == b' ' || byte == 0).next()?;
+    Some(String::from_utf8_lossy(release).into_owned()).filter(|release| !release.is_empty())
+}
+
+/// The directory under which a kernel's headers are in `usr/src`: that of its modules, or of the same kernel fetched.
+fn headers_root(release: &str, modules: &Path) -> Option<PathBuf> {
+    let of_modules = modules.ancestors().nth(3).map(Path::to_path_buf);
+    let fetched = Line::ALL.map(|line| workspace::cache().join(line.bundle().name));
+    let has_headers = |root: &PathBuf| root.join(format!("usr/src/linux-headers-{release}")).is_dir();
+    of_modules.into_iter().chain(fetched).find(has_headers)
+}
+
 /// What a module's `.modinfo` says it depends on.
 fn depends(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
@@ -119,25 +170,22 @@ fn depends(module: &[u8]) -> Vec<String> {
     value.split(',').filter(|name| !name.is_empty()).map(str::to_string).collect()
 }
 
-fn find_module(directory: &Path, name: &str) -> Result<Option<PathBuf>> {
+fn add_module_files(directory: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         if path.is_dir() {
-            if let Some(found) = find_module(&path, name)? {
-                return Ok(Some(found));
-            }
-            continue;
-        }
-        if is_module(&path, name) {
-            return Ok(Some(path));
+            add_module_files(&path, files)?;
+        } else if let Some(name) = module_name(&path) {
+            files.push((name, path));
         }
     }
-    Ok(None)
+    Ok(())
 }
 
-fn is_module(path: &Path, name: &str) -> bool {
-    let file = path.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
-    file.strip_suffix(".xz").unwrap_or(&file).strip_suffix(".ko") == Some(name)
+/// A module's name, if the file is one.
+fn module_name(file: &Path) -> Option<String> {
+    let (name, ending) = file.file_name()?.to_str()?.split_once(".ko")?;
+    ["", ".xz", ".zst", ".gz"].contains(&ending).then(|| name.replace('-', "_"))
 }
 
 #[cfg(test)]

@@ -3,17 +3,24 @@
 //! Everything obtained lives in `cache/`, everything built in `target/`; nothing is installed and nothing
 //! needs root. What is fetched once is stamped, and a second run takes no network.
 
+pub mod approve;
 pub mod apt;
+pub mod demo;
 pub mod disc;
 pub mod fetch;
 pub mod guest;
 pub mod initrd;
 pub mod kernel;
 pub mod module;
+pub mod patch;
+pub mod play;
+pub mod program;
+pub mod progress;
 pub mod qemu;
 pub mod qmp;
 pub mod run;
 pub mod scenario;
+pub mod table;
 pub mod test;
 pub mod toolchain;
 pub mod tools;

@@ -27,24 +27,8 @@ enum Task {
         #[arg(long, value_delimiter = ',')]
         features: Vec<String>,
     },
-    /// Boot one guest and show its console.
-    Run {
-        /// Linux alone, without SecVisor.
-        #[arg(long, required = true)]
-        native: bool,
-        /// Which kernel.
-        #[arg(long, value_enum, default_value = "6.1")]
-        kernel: Line,
-        /// Shell lines to run before powering off.
-        #[arg(long, default_value = "uname -a")]
-        script: String,
-        /// Memory in MiB.
-        #[arg(long, default_value_t = 1024)]
-        memory: u32,
-        /// Number of CPUs.
-        #[arg(long, default_value_t = 1)]
-        cpus: u32,
-    },
+    /// Boot a stock kernel beneath SecVisor and run the demonstration, there and without.
+    Run(run::Options),
     /// Check the format, lint, and run every test.
     Test {
         /// Only the boots in QEMU whose name contains this.
@@ -72,7 +56,7 @@ fn perform(task: Task) -> Result<bool> {
             let features: Vec<_> = features.iter().map(String::as_str).collect();
             println!("{}", toolchain::build_hypervisor(&features)?.display());
         }
-        Task::Run { native: _, kernel, script, memory, cpus } => run::native(kernel, &script, memory, cpus)?,
+        Task::Run(options) => return run::run(&options),
         Task::Test { only } => return test::all(only.as_deref()),
     }
     Ok(true)

@@ -82,13 +82,26 @@ impl Machine {
         let qemu = Qemu::obtain()?;
         let listener = Listener::open()?;
         let mut command = qemu.command();
-        self.configure(&mut command, &logs, &listener);
+        self.configure(&mut command, &logs);
+        command.args(["-qmp", &listener.option()]);
         boot.configure(&mut command, &qemu, &logs)?;
         fs::write(logs.join("command"), format!("{command:?}\n"))?;
         Guest::spawn(command, listener, logs)
     }
 
-    fn configure(&self, command: &mut Command, logs: &Path, listener: &Listener) {
+    /// Starts it with its console on our terminal, until it ends; its report is kept.
+    pub fn interact(&self, boot: &Boot) -> Result<PathBuf> {
+        let logs = new_log_directory(&self.name)?;
+        let qemu = Qemu::obtain()?;
+        let mut command = qemu.command();
+        self.configure(&mut command, &logs);
+        boot.configure(&mut command, &qemu, &logs)?;
+        let status = command.status().context("cannot start QEMU")?;
+        ensure!(status.success(), "QEMU ended by {status}");
+        Ok(logs)
+    }
+
+    fn configure(&self, command: &mut Command, logs: &Path) {
         // QEMU's x2APIC aborts when instructions are counted.
         let cpu = if self.count_instructions { format!("{},-x2apic", self.cpu) } else { self.cpu.clone() };
         command
@@ -96,8 +109,7 @@ impl Machine {
             .args(["-cpu", &cpu, "-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
             .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
             .arg("-serial")
-            .arg(format!("file:{}", logs.join("report.log").display()))
-            .args(["-qmp", &listener.option()]);
+            .arg(format!("file:{}", logs.join("report.log").display()));
         if self.count_instructions {
             command.args(["-icount", "shift=0,sleep=off"]);
         }

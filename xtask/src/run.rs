@@ -1,28 +1,194 @@
-//! `cargo xtask run`: one guest, its console on ours.
+//! `cargo xtask run`: a stock kernel, without SecVisor and beneath it.
 
+use crate::approve::approve;
+use crate::demo::{self, Demo};
+use crate::disc::Disc;
 use crate::guest::End;
-use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
+use crate::play::{self, Play};
+use crate::progress::during;
 use crate::qemu::{Boot, Machine};
-use crate::workspace;
-use anyhow::{Result, ensure};
+use crate::table::Comparison;
+use crate::{toolchain, workspace};
+use anyhow::Result;
+use clap::ValueEnum;
+use serde_json::json;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What every guest's kernel is told.
 pub const CMDLINE: &str = "console=ttyS0,115200 nokaslr panic=-1";
 
-/// Boots a stock kernel without SecVisor, runs `script` in it and powers off.
-pub fn native(line: Line, script: &str, memory_mib: u32, cpus: u32) -> Result<()> {
-    let kernel = Kernel::obtain(line)?;
-    let initrd = Initrd::new()?.script(script).write(&workspace::target().join("guests/run.cpio"))?;
-    let mut machine = Machine::new("run");
-    machine.memory_mib = memory_mib;
-    machine.cpus = cpus;
-    let boot = Boot::Native { vmlinuz: kernel.vmlinuz, initrd, cmdline: CMDLINE.to_string() };
-    let mut guest = machine.start(&boot)?;
-    guest.wait_for("secvisor-guest: userland", Duration::from_secs(120))?;
-    let end = guest.wait_end(Duration::from_secs(600))?;
-    println!("{}", guest.console().join("\n"));
-    ensure!(end == End::PoweredOff, "the guest ended by {end:?}; {}", guest.where_to_look());
-    guest.finish()
+/// SecVisor drives one.
+const CPUS: u32 = 1;
+
+/// A guest whose console is shown may be silent for a while.
+const CONSOLE_LIMIT: Duration = Duration::from_secs(600);
+
+/// What to run, and how.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The kernel image; or 6.1, 6.12 or 6.1-full for Debian's, fetched when needed
+    #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
+    kernel: PathBuf,
+    /// The directory with the kernel's modules
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// An initial RAM disk to boot instead of the demonstration's
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Shell lines to run instead of the demonstration
+    #[arg(long, value_name = "STR", conflicts_with = "initrd")]
+    script: Option<String>,
+    /// What to add to the kernel's command line
+    #[arg(long, value_name = "STR")]
+    append: Option<String>,
+    /// Memory
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: u32,
+    /// Run only without SecVisor
+    #[arg(long)]
+    native: bool,
+    /// Open a shell in the guest; `demo` runs the demonstration there
+    #[arg(long)]
+    shell: bool,
+    /// Boot through GRUB instead of QEMU's loader
+    #[arg(long, conflicts_with = "native")]
+    iso: bool,
+    /// Boot through GRUB, on a machine with UEFI
+    #[arg(long, conflicts_with = "native")]
+    uefi: bool,
+    /// End with one JSON object on a line of its own
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to do with the guest.
+enum Wanted {
+    /// Compare the demonstration without SecVisor and beneath it.
+    Demonstration,
+    /// Show what the guest says until it ends.
+    Console,
+    /// Let the user talk to it.
+    Shell,
+}
+
+/// Runs what is wanted; tells whether everything ended as it must.
+pub fn run(options: &Options) -> Result<bool> {
+    let kernel = options.kernel()?;
+    let prepared = options.prepare(&kernel)?;
+    let cmdline = [CMDLINE, options.append.as_deref().unwrap_or_default()].join(" ").trim_end().to_string();
+    let beneath = if options.native { None } else { Some(options.beneath(&kernel, &prepared, &cmdline)?) };
+    let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: prepared.initrd, cmdline };
+    match options.wanted() {
+        Wanted::Demonstration => options.compare(&kernel, &native, beneath.as_ref()),
+        Wanted::Console => options.show(&kernel, beneath.as_ref().unwrap_or(&native)),
+        Wanted::Shell => {
+            eprintln!("`poweroff -f` ends the guest");
+            let logs = options.machine("shell").interact(beneath.as_ref().unwrap_or(&native))?;
+            eprintln!("SecVisor's report is in {}", logs.join("report.log").display());
+            Ok(true)
+        }
+    }
+}
+
+/// The initial RAM disk, and what must be approved for it.
+struct Prepared {
+    initrd: PathBuf,
+    not_approved: &'static [&'static str],
+    modules: Vec<PathBuf>,
+}
+
+impl Options {
+    fn wanted(&self) -> Wanted {
+        match (self.shell, &self.initrd, &self.script) {
+            (true, ..) => Wanted::Shell,
+            (false, None, None) => Wanted::Demonstration,
+            _ => Wanted::Console,
+        }
+    }
+
+    fn kernel(&self) -> Result<Kernel> {
+        let given = self.kernel.to_string_lossy();
+        match Line::from_str(&given, false) {
+            Ok(line) => Kernel::obtain(line),
+            Err(_) => Kernel::given(&self.kernel, self.modules.as_deref()),
+        }
+    }
+
+    fn prepare(&self, kernel: &Kernel) -> Result<Prepared> {
+        if let Some(initrd) = &self.initrd {
+            return Ok(Prepared { initrd: initrd.clone(), not_approved: &[], modules: Vec::new() });
+        }
+        let lines = match (&self.script, self.shell) {
+            (Some(lines), false) => lines,
+            (_, true) => "setsid cttyhack sh",
+            (None, false) => "demo",
+        };
+        let demo = during("building the demonstration", || Demo::prepare(kernel))?;
+        let modules = demo.modules.clone();
+        Ok(Prepared { initrd: demo.write(lines)?, not_approved: &[demo::NOT_APPROVED], modules })
+    }
+
+    /// Builds SecVisor, approves the kernel, and puts both where the machine boots from.
+    fn beneath(&self, kernel: &Kernel, prepared: &Prepared, cmdline: &str) -> Result<Boot> {
+        let approving = format!("approving {} and its modules", kernel.release);
+        let approval = during(&approving, || approve(kernel, prepared.not_approved, &prepared.modules))?;
+        let image = during("building SecVisor", || toolchain::build_hypervisor(&[]))?;
+        let modules = vec![(approval, String::new()), (prepared.initrd.clone(), String::new())];
+        let cmdline = cmdline.to_string();
+        if !self.iso && !self.uefi {
+            return Ok(Boot::Multiboot { image, cmdline, modules });
+        }
+        let disc = Disc { image, cmdline, modules };
+        let file = workspace::target().join("guests/run.iso");
+        Ok(Boot::Disc { iso: during("making a disc", || disc.write(&file))?, uefi: self.uefi })
+    }
+
+    fn machine(&self, name: &str) -> Machine {
+        let mut machine = Machine::new(name);
+        machine.memory_mib = self.memory;
+        machine
+    }
+
+    fn compare(&self, kernel: &Kernel, native: &Boot, beneath: Option<&Boot>) -> Result<bool> {
+        let play = |name: &str, boot: &Boot| {
+            eprintln!("{} {name} SecVisor", kernel.release);
+            Play::run(&self.machine(name), boot)
+        };
+        let native = play("without", native)?;
+        let secvisor = beneath.map(|boot| play("beneath", boot)).transpose()?;
+        let comparison =
+            Comparison { release: &kernel.release, cpus: CPUS, native: &native, secvisor: secvisor.as_ref() };
+        print!("{}", comparison.text());
+        if self.json {
+            println!("{}", comparison.json());
+        }
+        Ok(comparison.ok())
+    }
+
+    fn show(&self, kernel: &Kernel, boot: &Boot) -> Result<bool> {
+        let mut guest = self.machine("console").start(boot)?;
+        while let Ok(line) = guest.wait_for("", CONSOLE_LIMIT) {
+            println!("{line}");
+        }
+        let end = guest.wait_end(Duration::from_secs(5))?;
+        let violations = play::violations(&guest)?;
+        violations.iter().for_each(|line| println!("{line}"));
+        let ok = end == End::PoweredOff;
+        if self.json {
+            let paging = (!self.native).then_some("nested");
+            let object = json!({
+                "kernel": kernel.release, "paging": paging, "cpus": CPUS, "booted": ok,
+                "steps": [], "exits": {}, "violations": violations.len(), "ok": ok,
+            });
+            println!("{object}");
+        }
+        if ok {
+            guest.finish()?
+        } else {
+            eprintln!("the guest ended by {end:?}; {}", guest.where_to_look())
+        }
+        Ok(ok)
+    }
 }

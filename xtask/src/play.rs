@@ -1,0 +1,130 @@
+//! One run of the demonstration, watched from outside.
+
+use crate::guest::{End, Guest};
+use crate::qemu::{Boot, Machine};
+use anyhow::{Result, bail, ensure};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A guest that says nothing for so long is stuck; the demonstration itself gives up on a step after 60 s.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// How a step ended, in the guest's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// In one word.
+    pub word: String,
+    /// What showed it.
+    pub detail: String,
+}
+
+/// What was seen of one run.
+#[derive(Default)]
+pub struct Play {
+    /// Whether the first program ran.
+    pub booted: bool,
+    /// The steps that ended.
+    pub outcomes: BTreeMap<String, Outcome>,
+    /// What `secvisor status` said at the end.
+    pub status: Map<String, Value>,
+    /// The violations SecVisor reported.
+    pub violations: Vec<String>,
+    /// What went wrong with the run as a whole.
+    pub trouble: Option<String>,
+}
+
+/// Violations, as SecVisor reported them.
+pub fn violations(guest: &Guest) -> Result<Vec<String>> {
+    Ok(guest.report()?.into_iter().filter(|line| line.starts_with("secvisor: violation ")).collect())
+}
+
+impl Play {
+    /// Boots, and follows the demonstration until the machine is off. A run that goes wrong is a result, too.
+    pub fn run(machine: &Machine, boot: &Boot) -> Result<Play> {
+        let mut guest = machine.start(boot)?;
+        let mut play = Play::default();
+        let followed = play.follow(&mut guest);
+        play.violations = violations(&guest)?;
+        match followed {
+            Ok(()) => guest.finish()?,
+            Err(error) => play.trouble = Some(format!("{error:#}")),
+        }
+        Ok(play)
+    }
+
+    fn follow(&mut self, guest: &mut Guest) -> Result<()> {
+        loop {
+            let line = guest.wait_for("", SILENCE)?;
+            match parse(&line) {
+                Line::Userland => self.booted = true,
+                Line::Step(name, outcome) => {
+                    eprintln!("  {name}: {} ({})", outcome.word, outcome.detail);
+                    self.outcomes.insert(name, outcome);
+                }
+                Line::Status(status) => self.status = status,
+                Line::CannotStart => bail!("{line}; {}", guest.where_to_look()),
+                Line::Panic => self.trouble = Some(line),
+                Line::End => break,
+                Line::Other => {}
+            }
+        }
+        let end = guest.wait_end(SILENCE)?;
+        ensure!(end == End::PoweredOff, "the guest ended by {end:?}; {}", guest.where_to_look());
+        Ok(())
+    }
+}
+
+/// A line of the console that tells something.
+#[derive(Debug, PartialEq)]
+enum Line {
+    Userland,
+    Step(String, Outcome),
+    Status(Map<String, Value>),
+    CannotStart,
+    Panic,
+    End,
+    Other,
+}
+
+fn parse(line: &str) -> Line {
+    if line.contains("secvisor-guest: userland") {
+        return Line::Userland;
+    }
+    if line.contains("secvisor: cannot start") {
+        return Line::CannotStart;
+    }
+    if line.contains("Kernel panic") {
+        return Line::Panic;
+    }
+    let Some((_, said)) = line.split_once("demo: ") else { return Line::Other };
+    let step = || {
+        let (name, rest) = said.strip_prefix("step=")?.split_once(" result=")?;
+        let (word, detail) = rest.split_once(" detail=")?;
+        Some(Line::Step(name.to_string(), Outcome { word: word.to_string(), detail: detail.to_string() }))
+    };
+    let status = || Some(Line::Status(serde_json::from_str(said.strip_prefix("status=")?).ok()?));
+    if said == "end" {
+        return Line::End;
+    }
+    step().or_else(status).unwrap_or(Line::Other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_demonstration_are_understood() {
+        let outcome = Outcome { word: "ran".to_string(), detail: "a detail=b".to_string() };
+        let line = "[    3.141592] demo: step=heap-code result=ran detail=a detail=b";
+        assert_eq!(parse(line), Line::Step("heap-code".to_string(), outcome));
+        assert_eq!(parse("[    3.141592] demo: end"), Line::End);
+        assert_eq!(parse("demo: step=torn"), Line::Other);
+        assert_eq!(parse("secvisor: cannot start: no SVM"), Line::CannotStart);
+        let Line::Status(status) = parse("demo: status={\"version\":1,\"exits\":{\"io\":2}}") else {
+            panic!("no status")
+        };
+        assert_eq!(status["exits"]["io"], 2);
+    }
+}
