@@ -15,7 +15,7 @@ pub struct Step {
     pub name: &'static str,
     /// How it must end without SecVisor.
     pub native: &'static str,
-    /// How it must end beneath SecVisor.
+    /// How it must end beneath SecVisor; if not like that without, SecVisor must report a violation, else none.
     pub secvisor: &'static str,
 }
 

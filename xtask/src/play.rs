@@ -17,6 +17,8 @@ pub struct Outcome {
     pub word: String,
     /// What showed it.
     pub detail: String,
+    /// The violations SecVisor reported meanwhile.
+    pub violations: Vec<String>,
 }
 
 /// What was seen of one run.
@@ -28,7 +30,7 @@ pub struct Play {
     pub outcomes: BTreeMap<String, Outcome>,
     /// What `secvisor status` said at the end.
     pub status: Map<String, Value>,
-    /// The violations SecVisor reported.
+    /// The violations SecVisor reported, in any step or none.
     pub violations: Vec<String>,
     /// What went wrong with the run as a whole.
     pub trouble: Option<String>,
@@ -58,9 +60,12 @@ impl Play {
             let line = guest.wait_for("", SILENCE)?;
             match parse(&line) {
                 Line::Userland => self.booted = true,
-                Line::Step(name, outcome) => {
-                    eprintln!("  {name}: {} ({})", outcome.word, outcome.detail);
-                    self.outcomes.insert(name, outcome);
+                Line::Step { name, word, detail } => {
+                    eprintln!("  {name}: {word} ({detail})");
+                    let all = violations(guest)?;
+                    let violations = all[self.violations.len()..].to_vec();
+                    self.violations = all;
+                    self.outcomes.insert(name, Outcome { word, detail, violations });
                 }
                 Line::Status(status) => self.status = status,
                 Line::CannotStart => bail!("{line}; {}", guest.where_to_look()),
@@ -79,7 +84,7 @@ impl Play {
 #[derive(Debug, PartialEq)]
 enum Line {
     Userland,
-    Step(String, Outcome),
+    Step { name: String, word: String, detail: String },
     Status(Map<String, Value>),
     CannotStart,
     Panic,
@@ -101,7 +106,7 @@ fn parse(line: &str) -> Line {
     let step = || {
         let (name, rest) = said.strip_prefix("step=")?.split_once(" result=")?;
         let (word, detail) = rest.split_once(" detail=")?;
-        Some(Line::Step(name.to_string(), Outcome { word: word.to_string(), detail: detail.to_string() }))
+        Some(Line::Step { name: name.to_string(), word: word.to_string(), detail: detail.to_string() })
     };
     let status = || Some(Line::Status(serde_json::from_str(said.strip_prefix("status=")?).ok()?));
     if said == "end" {
@@ -116,9 +121,9 @@ mod tests {
 
     #[test]
     fn lines_of_the_demonstration_are_understood() {
-        let outcome = Outcome { word: "ran".to_string(), detail: "a detail=b".to_string() };
+        let [name, word, detail] = ["heap-code", "ran", "a detail=b"].map(str::to_string);
         let line = "[    3.141592] demo: step=heap-code result=ran detail=a detail=b";
-        assert_eq!(parse(line), Line::Step("heap-code".to_string(), outcome));
+        assert_eq!(parse(line), Line::Step { name, word, detail });
         assert_eq!(parse("[    3.141592] demo: end"), Line::End);
         assert_eq!(parse("demo: step=torn"), Line::Other);
         assert_eq!(parse("secvisor: cannot start: no SVM"), Line::CannotStart);

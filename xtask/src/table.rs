@@ -41,6 +41,9 @@ impl Comparison<'_> {
             for (label, side) in ["without", "beneath"].iter().zip(self.sides(step)) {
                 if let Some(outcome) = side {
                     let _ = writeln!(text, "  {label}: {}", outcome.detail);
+                    outcome.violations.iter().for_each(|line| {
+                        let _ = writeln!(text, "    {line}");
+                    });
                 }
             }
         }
@@ -48,9 +51,6 @@ impl Comparison<'_> {
             if let Some(trouble) = &play.trouble {
                 let _ = writeln!(text, "\nthe run {label} SecVisor went wrong: {trouble}");
             }
-        }
-        for violation in self.secvisor.iter().flat_map(|play| &play.violations) {
-            let _ = writeln!(text, "{violation}");
         }
         text
     }
@@ -68,6 +68,7 @@ impl Comparison<'_> {
                 "ok": self.step_ok(step),
                 "native_detail": detail(native),
                 "secvisor_detail": detail(secvisor),
+                "violations": secvisor.map(|outcome| &outcome.violations),
             })
         });
         let beneath = self.secvisor.unwrap_or(self.native);
@@ -92,8 +93,11 @@ impl Comparison<'_> {
 
     fn step_ok(&self, step: &Step) -> bool {
         let [native, secvisor] = self.sides(step);
-        let ended = |side: Option<&Outcome>, word| side.is_some_and(|outcome| outcome.word == word);
-        ended(native, step.native) && (self.secvisor.is_none() || ended(secvisor, step.secvisor))
+        let ended = |side: Option<&Outcome>, word, reported| {
+            side.is_some_and(|outcome| outcome.word == word && outcome.violations.is_empty() != reported)
+        };
+        let reported = step.native != step.secvisor;
+        ended(native, step.native, false) && (self.secvisor.is_none() || ended(secvisor, step.secvisor, reported))
     }
 
     /// How a step ended without and beneath SecVisor.
@@ -107,7 +111,11 @@ mod tests {
     use super::*;
 
     fn play(word: fn(&Step) -> &'static str) -> Play {
-        let outcome = |step: &Step| Outcome { word: word(step).to_string(), detail: "seen".to_string() };
+        let outcome = |step: &Step| {
+            let word = word(step).to_string();
+            let violations = if ["works", "ran"].contains(&&*word) { vec![] } else { vec!["one".to_string()] };
+            Outcome { word, detail: "seen".to_string(), violations }
+        };
         let outcomes = STEPS.iter().map(|step| (step.name.to_string(), outcome(step))).collect();
         Play { booted: true, outcomes, ..Default::default() }
     }
@@ -122,6 +130,10 @@ mod tests {
         assert!(!compare(&native, Some(&native)).ok());
         // It did not even run without: the demonstration shows nothing.
         assert!(!compare(&secvisor, Some(&secvisor)).ok());
+        // SecVisor did not report it.
+        let mut silent = play(|step| step.secvisor);
+        silent.outcomes.values_mut().for_each(|outcome| outcome.violations.clear());
+        assert!(!compare(&native, Some(&silent)).ok());
         let incomplete = Play { booted: true, ..Default::default() };
         assert!(!compare(&native, Some(&incomplete)).ok());
     }
