@@ -4,6 +4,7 @@
 //! other modules; [`image`] is its code as placed, [`tables`] and [`sites`] say where that may differ. All of this
 //! is done for all modules at once, in parallel; then [`Set::emit`] writes them in order of their names, so that
 //! the same files give the same approval.
+mod agreement;
 pub mod image;
 pub mod ko;
 pub mod layout;

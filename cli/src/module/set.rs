@@ -324,11 +324,14 @@ fn symbols(linked: &Linked<'_>, image: &Image) -> Vec<SymbolDef> {
         let Home::Section(section) = symbol.home else { continue };
         let place = linked.layout.sections[section].filter(|p| p.block == image.block);
         let name = linked.ko.name_of(symbol);
-        let unnamed = name.is_empty() || matches!(symbol.kind, elf::STT_SECTION | elf::STT_FILE);
+        // Padding before functions has names of its own, `__pfx_<function>`.
+        let padding = name.starts_with("__pfx_");
+        let unnamed = name.is_empty() || padding || matches!(symbol.kind, elf::STT_SECTION | elf::STT_FILE);
         let (Some(place), true, false) = (place, linked.ko.sections[section].is_code(), unnamed) else { continue };
         let offset = place.offset.wrapping_add(symbol.value);
         if offset < image.bytes.len() as u64 {
-            let function = symbol.kind == elf::STT_FUNC;
+            // `.cold` parts are entered by jumps from their function only.
+            let function = symbol.kind == elf::STT_FUNC && !name.ends_with(".cold");
             found.push(SymbolDef { offset: offset as u32, name: name.to_owned(), function });
         }
     }

@@ -1,45 +1,41 @@
 //! A module loader in small, to check approvals against
 //!
-//! This plays what Linux does to a module, byte by byte in a simulated memory, from nothing but the file: it
-//! shares no code with the rest of this directory. Everything is placed at random, CPU features are random, and
-//! the code that results must be what the approval foretells for exactly these choices.
+//! This plays what Linux does to a module (`kernel/module/main.c`, `arch/x86/kernel/alternative.c`), byte by byte in
+//! a simulated memory, from nothing but the file: it shares no code with the rest of this directory. Everything is
+//! placed at random, and CPU features are random. [`super::agreement`] compares the result with an approval.
 #![cfg(test)]
 use std::collections::{BTreeMap, HashMap};
 
 use iced_x86::{Decoder, DecoderOptions};
-use rayon::prelude::*;
-use secvisor_approval::view::{View, open};
-use secvisor_approval::wire::{FixKind, NONE, SiteKind, cond};
+use secvisor_approval::wire::{SiteKind, cond};
 
 use crate::flavor::Flavor;
 use crate::kernel::Kernel;
-use crate::module::tests::{cached, unpacked};
-use crate::module::{Set, files};
 
 /// A small random number generator (SplitMix64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Returns {
+pub enum Returns {
     Plain,
     Thunk(u16, &'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Indirect {
+pub enum Indirect {
     Retpoline,
     Plain,
     Lfence,
@@ -47,29 +43,28 @@ enum Indirect {
 
 /// What Linux found out about its CPU.
 #[derive(Debug)]
-struct Machine {
+pub struct Machine {
     features: Vec<u64>,
-    returns: Returns,
-    indirect: Indirect,
-    single: bool,
+    pub returns: Returns,
+    pub indirect: Indirect,
+    pub single: bool,
 }
 
 impl Machine {
-    fn random(r: &mut Random, flavor: Flavor) -> Self {
+    pub fn random(r: &mut Random) -> Self {
         let mut features: Vec<u64> = (0..32).map(|_| r.next()).collect();
         features[3] |= 1 << 21;
-        let mut returns = vec![
+        let returns = [
             Returns::Plain,
             Returns::Thunk(cond::RETURN_SRSO, "srso_return_thunk"),
             Returns::Thunk(cond::RETURN_SRSO_ALIAS, "srso_alias_return_thunk"),
             Returns::Thunk(cond::RETURN_ITS, "its_return_thunk"),
             Returns::Thunk(cond::RETURN_RETBLEED, "retbleed_return_thunk"),
         ];
-        let _ = flavor;
         let indirect = [Indirect::Retpoline, Indirect::Plain, Indirect::Lfence];
         Self {
             features,
-            returns: returns.swap_remove(r.below(5) as usize),
+            returns: returns[r.below(5) as usize],
             indirect: indirect[r.below(3) as usize],
             single: r.below(2) == 0,
         }
@@ -78,7 +73,7 @@ impl Machine {
         self.features[feature as usize / 32] >> (feature % 32) & 1 != 0
     }
     /// Whether a condition of the approval holds.
-    fn holds(&self, raw: u16) -> bool {
+    pub fn holds(&self, raw: u16) -> bool {
         let id = raw & !cond::NOT;
         let plain = match id {
             cond::BASE => true,
@@ -100,10 +95,10 @@ fn get<const N: usize>(b: &[u8], at: usize) -> [u8; N] {
 fn get16(b: &[u8], at: usize) -> usize {
     u16::from_le_bytes(get(b, at)) as usize
 }
-fn get32(b: &[u8], at: usize) -> usize {
+pub fn get32(b: &[u8], at: usize) -> usize {
     u32::from_le_bytes(get(b, at)) as usize
 }
-fn get64(b: &[u8], at: usize) -> u64 {
+pub fn get64(b: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(get(b, at))
 }
 
@@ -122,28 +117,28 @@ struct Shdr {
 }
 
 /// A file and where it was loaded.
-struct Loaded {
-    name: String,
+pub struct Loaded {
+    pub name: String,
     data: Vec<u8>,
     sections: Vec<Shdr>,
     symtab: usize,
     strtab: usize,
-    percpu: u64,
+    pub percpu: u64,
     pcpu_index: usize,
     /// Bases and lengths: of 6.1's two blocks or 6.12's seven.
-    blocks: Vec<(u64, u64)>,
-    text_size: u64,
-    init_text_size: u64,
-    init_block: usize,
+    pub blocks: Vec<(u64, u64)>,
+    pub text_size: u64,
+    pub init_text_size: u64,
+    pub init_block: usize,
 }
 
 /// The memory of one module.
-struct Memory {
+pub struct Memory {
     blocks: Vec<(u64, Vec<u8>)>,
 }
 
 impl Memory {
-    fn at(&mut self, addr: u64, len: usize) -> &mut [u8] {
+    pub fn at(&mut self, addr: u64, len: usize) -> &mut [u8] {
         if len == 0 {
             return &mut [];
         }
@@ -186,7 +181,7 @@ fn find(sections: &[Shdr], name: &str) -> usize {
 
 impl Loaded {
     /// `setup_load_info()`, `layout_and_allocate()`.
-    fn new(data: Vec<u8>, flavor: Flavor, r: &mut Random) -> Self {
+    pub fn new(data: Vec<u8>, flavor: Flavor, r: &mut Random) -> Self {
         let (shoff, shnum) = (get64(&data, 0x28) as usize, get16(&data, 0x3c));
         let headers: Vec<&[u8]> = (0..shnum).map(|i| &data[shoff + 64 * i..][..64]).collect();
         let names = get64(headers[get16(&data, 0x3e)], 24) as usize;
@@ -306,7 +301,7 @@ impl Loaded {
     }
 
     /// `__ksymtab_<name>` marks an export of `<name>`.
-    fn exports(&self) -> Vec<(String, u64)> {
+    pub fn exports(&self) -> Vec<(String, u64)> {
         let named: HashMap<&str, (usize, u64)> =
             self.symbols().filter(|s| s.1 != 0).map(|(n, s, v)| (n, (s, v))).collect();
         let exported = named.keys().filter_map(|n| n.strip_prefix("__ksymtab_"));
@@ -314,7 +309,7 @@ impl Loaded {
     }
 
     /// `move_module()`, `simplify_symbols()`, `apply_relocations()`.
-    fn load(&self, kernel: &Kernel<'_>, exports: &HashMap<String, u64>) -> Memory {
+    pub fn load(&self, kernel: &Kernel<'_>, exports: &HashMap<String, u64>) -> Memory {
         let mut memory =
             Memory { blocks: self.blocks.iter().map(|(base, size)| (*base, vec![0; *size as usize])).collect() };
         for s in self.sections.iter().filter(|s| s.addr != 0 && s.kind != 8) {
@@ -358,13 +353,13 @@ impl Loaded {
     }
 }
 
-struct Patched<'a> {
-    memory: Memory,
-    kernel: &'a Kernel<'a>,
-    machine: &'a Machine,
+pub struct Patched<'a> {
+    pub memory: Memory,
+    pub kernel: &'a Kernel<'a>,
+    pub machine: &'a Machine,
 }
 
-fn nop(len: usize) -> &'static [u8] {
+pub fn nop(len: usize) -> &'static [u8] {
     const TABLE: [&[u8]; 12] = [
         b"",
         b"\x90",
@@ -461,7 +456,7 @@ impl Patched<'_> {
         self.kernel.image.u64(at).unwrap()
     }
 
-    fn branch(op: u8, at: u64, to: u64) -> [u8; 5] {
+    pub fn branch(op: u8, at: u64, to: u64) -> [u8; 5] {
         let [a, b, c, d] = (to.wrapping_sub(at + 5) as u32).to_le_bytes();
         [op, a, b, c, d]
     }
@@ -519,7 +514,13 @@ impl Patched<'_> {
         }
     }
 
-    fn return_form(&self, site: u64) -> Vec<u8> {
+    /// The function static calls are changed to.
+    pub fn function(&self) -> u64 {
+        self.symbol("__static_call_return0")
+    }
+
+    /// What a return becomes.
+    pub fn return_form(&self, site: u64) -> Vec<u8> {
         match self.machine.returns {
             Returns::Thunk(c, name) if c != cond::RETURN_ITS || site & 0x20 == 0 => {
                 Self::branch(0xe9, site, self.symbol(name)).to_vec()
@@ -644,7 +645,7 @@ impl Patched<'_> {
     }
 
     /// `module_finalize()` and `ftrace_module_init()`.
-    fn finalize(&mut self, m: &Loaded) {
+    pub fn finalize(&mut self, m: &Loaded) {
         let flavor = self.kernel.flavor;
         if flavor == Flavor::V6_1 {
             self.paravirt(m.table(".parainstructions"));
@@ -682,7 +683,7 @@ impl Patched<'_> {
     }
 
     /// Jump labels and static calls, some of them changed; what they may hold.
-    fn running(&mut self, m: &Loaded, r: &mut Random) -> BTreeMap<u64, SiteKind> {
+    pub fn running(&mut self, m: &Loaded, r: &mut Random) -> BTreeMap<u64, SiteKind> {
         let mut sites = BTreeMap::new();
         for entry in m.table("__jump_table").step_by(16) {
             let (at, target) = (self.memory.pointed(entry), self.memory.pointed(entry + 4));
@@ -697,7 +698,7 @@ impl Patched<'_> {
                 _ => {}
             }
         }
-        let function = self.symbol("__static_call_return0");
+        let function = self.function();
         for entry in m.table(".static_call_sites").step_by(8) {
             let at = self.memory.pointed(entry);
             let tail = self.memory.pointed(entry + 4) & 1 != 0;
@@ -724,218 +725,4 @@ impl Patched<'_> {
         }
         sites
     }
-}
-
-/// What one comparison saw.
-#[derive(Default, Debug)]
-struct Seen {
-    pages: usize,
-    sites: usize,
-    kinds: BTreeMap<String, usize>,
-}
-
-/// Compares a loaded module with the approval; every byte must be the one the machine's choices give.
-fn compare(
-    view: &View<'_>,
-    pages: &[[u8; 4096]],
-    index: usize,
-    m: &Loaded,
-    machine: &Machine,
-    memory: &mut Memory,
-    running: &BTreeMap<u64, SiteKind>,
-    function: u64,
-    places: &HashMap<&str, &Loaded>,
-) -> Seen {
-    let module = view.modules.at(index);
-    assert_eq!(view.name(module.name), m.name);
-    let mut bound: HashMap<u32, u64> = HashMap::new();
-    let mut seen = Seen::default();
-    let mut expected_blocks = Vec::new();
-    let mut text_size = [m.text_size, m.init_text_size].map(|s| (s as usize).div_ceil(4096));
-    for kind in 0..2 {
-        let block = if kind == 0 { 0 } else { m.init_block };
-        if text_size[kind] > 0 {
-            expected_blocks.push((2 + kind as u32, m.blocks[block].0, std::mem::take(&mut text_size[kind])));
-        }
-    }
-    assert_eq!(module.regions as usize, expected_blocks.len(), "{}", m.name);
-    bound.insert(module.first_var, m.blocks[0].0);
-    let mut kernel_sites = 0;
-    for (region, (kind, base, count)) in
-        view.regions.range(module.first_region as usize, expected_blocks.len()).zip(&expected_blocks)
-    {
-        assert_eq!((region.kind, region.pages as usize), (*kind, *count), "{}", m.name);
-        if let Some(known) = bound.insert(region.base as u32, *base) {
-            assert_eq!(known, *base);
-        }
-        let have = memory.at(*base, count * 4096).to_vec();
-        let first = region.first_page as usize;
-        let mut want: Vec<u8> = pages[first..first + count].concat();
-        seen.pages += count;
-        let sites: Vec<_> = (first..first + count)
-            .flat_map(|p| view.sites_of(p).map(move |s| (p, s)))
-            .map(|(p, s)| ((p - first) * 4096 + view.sites.at(s).offset(), view.sites.at(s)))
-            .collect();
-        let expr = |local: usize| view.exprs.at(module.first_expr as usize + local);
-        // Fields first: they tell where things are.
-        for (at, site) in &sites {
-            seen.sites += 1;
-            let kind = site.kind().unwrap();
-            *seen.kinds.entry(format!("{kind:?}")).or_default() += 1;
-            let va = base + *at as u64;
-            let width = if kind == SiteKind::Abs64 { 8 } else { 4 };
-            let place = match kind {
-                SiteKind::Rel32 => va,
-                SiteKind::Abs32 | SiteKind::Abs64 => 0,
-                _ => continue,
-            };
-            let e = expr(site.index() as usize);
-            let field = if width == 8 { get64(&have, *at) } else { get32(&have, *at) as u32 as i32 as u64 };
-            let constant = (site.arg as u64).wrapping_sub(place).wrapping_add(e.value);
-            let value = match e.var {
-                NONE => constant,
-                var => {
-                    let solved = field.wrapping_sub(constant);
-                    constant.wrapping_add(*bound.entry(var).or_insert(solved))
-                }
-            };
-            want[*at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
-        }
-        for (at, site) in &sites {
-            let va = base + *at as u64;
-            let resolve = |e: secvisor_approval::wire::Expr| match e.var {
-                NONE => e.value,
-                var => bound.get(&var).unwrap_or_else(|| panic!("{}: unbound", m.name)).wrapping_add(e.value),
-            };
-            match site.kind().unwrap() {
-                SiteKind::Abs32 | SiteKind::Rel32 | SiteKind::Abs64 => {}
-                SiteKind::Choice => {
-                    let t = view.templates.at(site.index() as usize);
-                    let list: Vec<_> = view.variants.range(t.first_variant as usize, t.variants as usize).collect();
-                    let passing = list.iter().skip(1).filter(|v| v.cond == cond::BOOT_ONLY).count();
-                    assert_eq!(passing, 0, "{}: a passing form", m.name);
-                    let v = list.iter().rfind(|v| machine.holds(v.cond)).expect("no variant holds");
-                    let mut code = view.variant_bytes(v, t.len as usize).to_vec();
-                    for f in view.fixes.range(v.first_fix as usize, v.fixes as usize) {
-                        let target = resolve(view.exprs.at(f.expr as usize)).wrapping_add(f.addend as u64);
-                        let pos = f.pos as usize;
-                        let value = match FixKind::new(f.kind).unwrap() {
-                            FixKind::ExprRel32 => target.wrapping_sub(va + pos as u64 + 4),
-                            FixKind::ExprAbs32 => target,
-                            other => panic!("{other:?}"),
-                        };
-                        code[pos..pos + 4].copy_from_slice(&(value as u32).to_le_bytes());
-                    }
-                    want[*at..at + code.len()].copy_from_slice(&code);
-                }
-                SiteKind::Ftrace => want[*at..at + 5].copy_from_slice(nop(5)),
-                kind => {
-                    assert_eq!(running.get(&va), Some(&kind), "{}: {kind:?} at {at:#x}", m.name);
-                    kernel_sites += 1;
-                    let rel = |op, to: u64| Patched::branch(op, va, to).to_vec();
-                    let call = |op| {
-                        vec![
-                            rel(op, resolve(expr(site.index() as usize)).wrapping_add(site.arg as u64)),
-                            rel(op, function),
-                        ]
-                    };
-                    let allowed = match kind {
-                        SiteKind::Jump2 => vec![nop(2).to_vec(), vec![0xeb, site.arg as u8]],
-                        SiteKind::Jump5 => {
-                            vec![nop(5).to_vec(), rel(0xe9, va.wrapping_add(5).wrapping_add(site.arg as u64))]
-                        }
-                        SiteKind::StaticCall => {
-                            [call(0xe8), vec![nop(5).to_vec(), vec![0x2e, 0x2e, 0x2e, 0x31, 0xc0]]].concat()
-                        }
-                        _ => [call(0xe9), vec![have[*at..at + 5].to_vec()]].concat(),
-                    };
-                    let found = allowed.iter().find(|a| have[*at..].starts_with(a));
-                    let found = found.unwrap_or_else(|| panic!("{}: {kind:?} at {at:#x}", m.name));
-                    want[*at..at + found.len()].copy_from_slice(found);
-                }
-            }
-        }
-        for (at, (h, w)) in have.iter().zip(&want).enumerate() {
-            assert!(
-                h == w,
-                "{}: region {kind} differs at {at:#x}: loaded {:02x?}, approved {:02x?}",
-                m.name,
-                &have[at.saturating_sub(8)..(at + 16).min(have.len())],
-                &want[at.saturating_sub(8)..(at + 16).min(want.len())]
-            );
-        }
-    }
-    assert_eq!(kernel_sites, running.len(), "{}: some jump labels or static calls are no sites", m.name);
-    // What was solved must be where things are.
-    for (var, value) in bound {
-        let owner = view.modules.at(view.vars.at(var as usize).module as usize);
-        let owner = places[view.name(owner.name)];
-        let known = owner.blocks.iter().any(|b| b.0 == value) || owner.percpu == value;
-        assert!(known, "{}: a variable of {} was solved as {value:#x}", m.name, owner.name);
-    }
-    seen
-}
-
-/// Approves the modules of a cached kernel, and loads them `rounds` times.
-fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
-    let Some(cache) = cached(release) else { return };
-    let (setup, vmlinux) = unpacked(&cache);
-    let kernel = Kernel::parse(setup, &vmlinux).unwrap();
-    let files = files(&[cache.join("lib/modules")]).unwrap();
-    let set = Set::load(&files, &kernel).unwrap();
-    assert_eq!(set.left_out(), []);
-    let mut emitter = kernel.emitter();
-    let (info, _) = kernel.emit(&mut emitter).unwrap();
-    set.emit(&mut emitter).unwrap();
-    let mut file = emitter.builder.finish(info);
-    let (_, view, pages) = open(&mut file).unwrap();
-    assert_eq!(view.modules.len(), files.len());
-    let pages: &[[u8; 4096]] = pages;
-    for round in 0..rounds {
-        let mut r = Random(round * 77 + 1);
-        let machine = Machine::random(&mut r, kernel.flavor);
-        let seeds: Vec<u64> = files.iter().map(|_| r.next()).collect();
-        let loaded: BTreeMap<String, Loaded> = files
-            .par_iter()
-            .zip(&seeds)
-            .map(|(path, seed)| {
-                let m = Loaded::new(super::ko::contents(path).unwrap(), kernel.flavor, &mut Random(*seed));
-                (m.name.clone(), m)
-            })
-            .collect();
-        let exports: HashMap<String, u64> = loaded.values().flat_map(Loaded::exports).collect();
-        let places: HashMap<&str, &Loaded> = loaded.iter().map(|(n, m)| (n.as_str(), m)).collect();
-        let function = kernel.symbols.get("__static_call_return0").unwrap();
-        let total = loaded.values().enumerate().par_bridge().filter(|(i, _)| pick(*i)).map(|(index, m)| {
-            let mut patched = Patched { memory: m.load(&kernel, &exports), kernel: &kernel, machine: &machine };
-            patched.finalize(m);
-            let running = patched.running(m, &mut Random(round ^ index as u64));
-            compare(&view, pages, index, m, &machine, &mut patched.memory, &running, function, &places)
-        });
-        let total = total.reduce(Seen::default, |mut a, b| {
-            a.pages += b.pages;
-            a.sites += b.sites;
-            b.kinds.into_iter().for_each(|(k, n)| *a.kinds.entry(k).or_default() += n);
-            a
-        });
-        let Machine { returns, indirect, single, .. } = machine;
-        println!("{release} round {round} {returns:?} {indirect:?} single={single}: {total:?}");
-    }
-}
-
-#[test]
-fn some_modules_of_6_1_load_as_approved() {
-    check("6.1", 2, |i| i % 20 == 3);
-}
-
-#[test]
-fn some_modules_of_6_12_load_as_approved() {
-    check("6.12", 2, |i| i % 20 == 3);
-}
-
-#[test]
-#[ignore = "takes minutes unless built with --release"]
-fn all_modules_load_as_approved() {
-    check("6.1", 12, |_| true);
-    check("6.12", 12, |_| true);
 }
