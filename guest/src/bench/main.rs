@@ -1,0 +1,45 @@
+//! What operations of Linux cost, as the time-stamp counter shows it
+//!
+//! Runs as the guest's first program. `cargo xtask bench` lets the time-stamp counter count instructions, those of
+//! SecVisor included. Each line of the form `bench: {...}` is one result. Environment, from the kernel's command line:
+//! `BENCH_BENEATH` if SecVisor can be asked for its counters, `BENCH_ONLY=name` for one operation.
+
+mod counters;
+#[path = "../status/hypercall.rs"]
+mod hypercall;
+mod measure;
+mod operations;
+mod system;
+mod ticks;
+
+use measure::measure;
+
+fn main() {
+    // Before anything else: how long it took to get here.
+    let boot = measure::now();
+    system::prepare();
+    let beneath = std::env::var_os("BENCH_BENEATH").is_some();
+    let only = std::env::var("BENCH_ONLY").ok();
+    println!("bench: {{\"boot\":{boot}}}");
+    if beneath {
+        hypercall::exit_if_not_understood();
+    }
+    // Linux is still busy with what it put off while booting.
+    system::sleep(2);
+    let start = beneath.then(counters::Counters::read);
+    for operation in operations::all() {
+        if only.as_deref().is_none_or(|only| only == operation.name()) {
+            println!("bench: {}", measure(operation, beneath));
+        }
+    }
+    if only.is_none() {
+        ticks::all(beneath).iter().for_each(|line| println!("bench: {line}"));
+    }
+    if let Some(start) = start {
+        println!("bench: {{\"workload\":{}}}", counters::Counters::read().since(&start).json());
+        let late = hypercall::counter(counters::WRITES_AFTER_BOOT).unwrap_or(u64::MAX);
+        println!("bench: {{\"writes_after_boot\":{late}}}");
+    }
+    println!("bench: end");
+    system::power_off();
+}
