@@ -55,26 +55,43 @@ impl Vcpu {
         self.nested.is_ram(physical).then(|| unsafe { physical::byte(physical) })
     }
 
-    /// INT n: the vector is the instruction's last byte.
+    /// INT n: the vector is the instruction's last byte. Where INT3 and INTO exit this way too, they are told apart by
+    /// their opcodes.
     pub(super) fn software_interrupt(&mut self) {
         let mut at = 0;
         while at < 14 && self.code_byte(at).is_some_and(is_prefix) {
             at += 1;
         }
-        let number = match self.code_byte(at) {
-            Some(0xcd) => self.code_byte(at + 1),
-            _ => None,
+        let (number, len) = match self.code_byte(at) {
+            Some(0xcc) => (Some(vector::BP), 1),
+            Some(0xce) => (Some(vector::OF), 1),
+            Some(0xcd) => (self.code_byte(at + 1), 2),
+            _ => (None, 0),
         };
+        let open = number.map(|n| (n, self.gate_open_to_user(n)));
         self.enter_kernel();
-        match number {
-            Some(number) => {
-                self.skip(at + 2);
+        match open {
+            Some((number, true)) => {
+                self.skip(at + len);
+                // Where the processor keeps it, it is the address that is pushed (APM 2, 15.20).
                 self.vmcb.control.next_rip = self.vmcb.save.rip;
                 self.inject(Event::software_interrupt(number));
             }
+            // A fault, so the address pushed is that of the instruction; the error code names the gate (APM 2, 8.4.1).
+            Some((number, false)) => self.inject(Event::exception_with(vector::GP, (number as u32) << 3 | 2)),
             // The code has changed under us or cannot be read.
             None => self.inject(Event::exception_with(vector::GP, 0)),
         }
+    }
+
+    /// Whether the guest's IDT lets CPL 3 through this gate. Only what is reported depends on it: the processor checks
+    /// again when the event is delivered.
+    fn gate_open_to_user(&self, number: u8) -> bool {
+        let idt = &self.vmcb.save.idtr;
+        let rights = idt.base + number as u64 * 16 + 5;
+        let physical = self.nested.walk(rights).filter(|p| self.nested.is_ram(*p));
+        // SAFETY: RAM of the guest (checked), which is stopped.
+        physical.is_some_and(|p| unsafe { physical::byte(p) } >> 5 & 3 == 3)
     }
 
     /// INT1: #DB without touching DR6.
