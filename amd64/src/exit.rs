@@ -1,5 +1,10 @@
 //! Exit codes and what they carry: APM 2, appendix C
 
+/// Code of an intercepted #UD.
+pub const INVALID_OPCODE: u64 = 0x46;
+/// Code of a nested page fault.
+pub const NESTED_PAGE_FAULT: u64 = 0x400;
+
 /// Why the guest exited. No catch-all over codes we ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -10,6 +10,7 @@ mod cpu;
 mod exit;
 mod mem;
 mod nested;
+mod opcode;
 mod panic;
 mod report;
 mod stats;

@@ -1,11 +1,16 @@
 //! Counters of the hardware side
+use secvisor_amd64::event::vector;
 use secvisor_amd64::exit::{Exit, REASONS};
 
 /// How often what happened since launch.
 #[derive(Default)]
 pub struct Stats {
     /// Exits by reason, see [`REASONS`].
-    pub exits: [u64; REASONS.len()],
+    exits: [u64; REASONS.len()],
+    /// Exits by intercepted #UD and nested page fault, the two that are counted on the way.
+    pub invalid_opcodes: u64,
+    /// As above.
+    pub nested_page_faults: u64,
     /// Switches between the views.
     pub switches: u64,
     /// TLB flushes asked for.
@@ -23,5 +28,15 @@ impl Stats {
     #[inline]
     pub fn exit(&mut self, exit: Exit) {
         self.exits[exit.index()] += 1;
+    }
+
+    /// Exits of one reason.
+    pub fn exits(&self, index: usize) -> Option<u64> {
+        let counted = match index {
+            i if i == Exit::Exception(vector::UD).index() => self.invalid_opcodes,
+            i if i == Exit::NestedPageFault.index() => self.nested_page_faults,
+            _ => 0,
+        };
+        Some(self.exits.get(index)? + counted)
     }
 }

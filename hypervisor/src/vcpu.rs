@@ -1,15 +1,16 @@
 //! The one virtual CPU: its control block, and the loop
-use secvisor_amd64::event::Event;
-use secvisor_amd64::exit::Exit;
+use secvisor_amd64::event::{Event, vector};
+use secvisor_amd64::exit::{self, Exit};
 use secvisor_amd64::intercept::{misc1, misc2};
 use secvisor_amd64::vmcb::{TLB_FLUSH_ALL, Vmcb};
 use secvisor_amd64::{msr, reg};
 use secvisor_rules::Rules;
 
-use crate::cpu::run::{self, Registers};
+use crate::cpu::run::{self, Registers, Stack};
 use crate::cpu::svm::Features;
 use crate::mem::npt::View;
 use crate::nested::{GuestPaging, Nested};
+use crate::opcode::Opcodes;
 use crate::report;
 use crate::stats::Stats;
 use crate::switch::Hidden;
@@ -24,6 +25,7 @@ struct Maps {
 }
 
 static mut VMCB: core::mem::MaybeUninit<Vmcb> = core::mem::MaybeUninit::zeroed();
+static mut STACK: Stack = Stack::new();
 static mut MAPS: Maps = Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096] };
 
 /// All exceptions; vector 2 is reserved, NMIs have their own bit.
@@ -37,7 +39,7 @@ pub const ALWAYS2: u32 =
 /// The virtual CPU with all it needs.
 pub struct Vcpu {
     pub(crate) vmcb: &'static mut Vmcb,
-    pub(crate) regs: Registers,
+    pub(crate) regs: &'static mut Registers,
     pub(crate) rules: Rules<'static>,
     pub(crate) nested: Nested,
     pub(crate) features: Features,
@@ -50,6 +52,7 @@ pub struct Vcpu {
     pub(crate) cpuid: u32,
     /// What was injected at the last VMRUN.
     pub(crate) injected: Event,
+    pub(crate) opcodes: Opcodes,
     pub(crate) stats: Stats,
     pub(crate) log: Log,
     pub(crate) memory: u64,
@@ -59,7 +62,8 @@ impl Vcpu {
     /// A virtual CPU that intercepts what it must. Called once.
     pub fn new(rules: Rules<'static>, nested: Nested, features: Features, memory: u64) -> Self {
         // SAFETY: called once, so nobody else has a reference; all zeros is a valid `Vmcb`.
-        let (vmcb, maps) = unsafe { ((*(&raw mut VMCB)).assume_init_mut(), &mut *(&raw mut MAPS)) };
+        let (vmcb, maps, stack) =
+            unsafe { ((*(&raw mut VMCB)).assume_init_mut(), &mut *(&raw mut MAPS), &mut *(&raw mut STACK)) };
         for port in report::COM2..report::COM2 + 8 {
             maps.io[port as usize / 8] |= 1 << (port % 8);
         }
@@ -79,9 +83,11 @@ impl Vcpu {
         control.iopm_base = &raw const maps.io as u64;
         control.msrpm_base = &raw const maps.msr as u64;
         control.nested_control = 1;
+        // Nothing is kept from one VMRUN to the next (APM 2, 15.15): always right, and cheap beside the exit itself.
+        control.clean = 0;
         let mut this = Self {
             vmcb,
-            regs: Registers::default(),
+            regs: &mut stack.registers,
             rules,
             nested,
             features,
@@ -91,6 +97,7 @@ impl Vcpu {
             patching: None,
             cpuid: misc1::CPUID,
             injected: Event(0),
+            opcodes: Opcodes::new(),
             stats: Stats::default(),
             log: Log::new(),
             memory,
@@ -109,38 +116,58 @@ impl Vcpu {
 
     /// Runs the guest for ever.
     pub fn run(mut self) -> ! {
-        loop {
-            self.enter();
-            let exit = Exit::new(self.vmcb.control.exit_code);
-            self.stats.exit(exit);
-            if self.window.is_some() {
-                self.close_window(exit);
-            } else {
-                self.handle(exit);
-            }
-        }
+        self.before_entry();
+        let (vmcb, registers) = (&raw mut *self.vmcb, &raw mut *self.regs);
+        // SAFETY: launch enabled SVM and cleared GIF; the stack and the block are `new`'s statics, and `self` lives as
+        // long as this frame, which is never left; the handlers keep the block consistent, and the nested tables map
+        // none of our memory but a window's scratch frame.
+        unsafe { run::guest_loop(&mut self, vmcb, registers) }
     }
 
-    /// One VMRUN.
-    #[inline]
-    fn enter(&mut self) {
-        let control = &mut self.vmcb.control;
-        control.tlb_control = 0;
-        if self.nested.flush {
-            self.nested.flush = false;
-            self.stats.flushes += 1;
-            control.tlb_control = TLB_FLUSH_ALL;
-        }
-        // Nothing is kept from the last VMRUN (APM 2, 15.15): always right, and cheap beside the exit itself.
-        control.clean = 0;
-        self.injected = Event(control.event_injection);
-        // SAFETY: launch enabled SVM and cleared GIF; the nested tables map none of our memory but a window's scratch
-        // frame; the control block was made by `new` and is kept consistent by the handlers.
-        unsafe { run::run(self.vmcb, &mut self.regs) };
+    /// After every exit, called by [`run::guest_loop`].
+    pub(crate) extern "sysv64" fn exit(&mut self) {
+        let code = self.vmcb.control.exit_code;
         self.vmcb.control.event_injection = 0;
+        if self.window.is_some() {
+            self.exit_window(code);
+        } else if code == exit::NESTED_PAGE_FAULT {
+            self.stats.nested_page_faults += 1;
+            self.nested_page_fault();
+        } else if code == exit::INVALID_OPCODE {
+            self.stats.invalid_opcodes += 1;
+            self.exception(vector::UD);
+        } else {
+            self.exit_other(code);
+        }
+        self.before_entry();
     }
 
-    /// What the guest translates by, for the slow paths.
+    #[inline(never)]
+    fn exit_other(&mut self, code: u64) {
+        let exit = Exit::new(code);
+        self.stats.exit(exit);
+        self.handle(exit);
+    }
+
+    #[cold]
+    fn exit_window(&mut self, code: u64) {
+        let exit = Exit::new(code);
+        self.stats.exit(exit);
+        self.close_window(exit);
+    }
+
+    /// What every VMRUN needs.
+    #[inline]
+    fn before_entry(&mut self) {
+        let control = &mut self.vmcb.control;
+        control.tlb_control = self.nested.flush as u32 * TLB_FLUSH_ALL;
+        self.stats.flushes += self.nested.flush as u64;
+        self.nested.flush = false;
+        self.injected = Event(control.event_injection);
+    }
+
+    /// Notes how the guest translates, for what reads its memory.
+    #[inline]
     pub(crate) fn note_paging(&mut self) {
         let save = &self.vmcb.save;
         let levels = match (save.cr0 & reg::CR0_PG != 0, save.efer & reg::EFER_LMA != 0) {

@@ -1,16 +1,18 @@
-//! VMRUN and what it does not switch: APM 2, 15.5
+//! The loop around VMRUN, and what VMRUN does not switch: APM 2, 15.5
 //!
-//! VMRUN and #VMEXIT switch RAX, RSP, RIP, RFLAGS, the control registers and CS, SS, DS, ES. The other general
-//! registers are switched here. FS, GS, TR, LDTR, the SYSCALL MSRs and the FPU stay the guest's all the time: this
-//! program is built without floating point and uses none of them.
+//! VMRUN and #VMEXIT switch RAX, RSP, RIP, RFLAGS, the control registers and CS, SS, DS, ES. Of the other general
+//! registers, those that a called function may change are kept in [`Registers`]; RBP and R12 to R15 stay the guest's
+//! while the handler runs, which gives them back as it found them (System V ABI). FS, GS, TR, LDTR, the SYSCALL MSRs
+//! and the FPU stay the guest's all the time: this program is built without floating point and uses none of them.
 use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
 use secvisor_amd64::vmcb::Vmcb;
 
-/// The guest's general registers but RAX and RSP, which are in the VMCB.
-#[repr(C)]
-#[derive(Default, Clone, Copy)]
+use crate::vcpu::Vcpu;
+
+/// The guest's registers that a handler may read or change; RAX and RSP are in the VMCB.
+#[repr(C, align(16))]
 pub struct Registers {
     /// RBX.
     pub rbx: u64,
@@ -22,43 +24,79 @@ pub struct Registers {
     pub rsi: u64,
     /// RDI.
     pub rdi: u64,
-    /// RBP.
-    pub rbp: u64,
-    /// R8 to R15.
-    pub r8_15: [u64; 8],
+    /// R8.
+    pub r8: u64,
+    /// R9.
+    pub r9: u64,
+    /// R10.
+    pub r10: u64,
+    /// R11.
+    pub r11: u64,
+    vcpu: u64,
+    vmcb: u64,
 }
 
-/// Runs the guest until it exits.
+/// Bytes of the handler's stack.
+const STACK: usize = 64 * 1024;
+
+/// A CPU's stack; the guest's registers lie above it, so that RSP finds them after an exit.
+#[repr(C, align(4096))]
+pub struct Stack {
+    stack: [u8; STACK],
+    /// The guest's registers.
+    pub registers: Registers,
+}
+
+impl Stack {
+    /// All zeros.
+    pub const fn new() -> Self {
+        let registers =
+            Registers { rbx: 0, rcx: 0, rdx: 0, rsi: 0, rdi: 0, r8: 0, r9: 0, r10: 0, r11: 0, vcpu: 0, vmcb: 0 };
+        Self { stack: [0; STACK], registers }
+    }
+}
+
+/// Runs the guest for ever, [`Vcpu::exit`] after each exit, on the stack below `registers`.
 ///
 /// # Safety
-/// EFER.SVME is set, VM_HSAVE_PA names a page of ours, GIF is clear, `vmcb` is consistent (APM 2, 15.5.1) and its
-/// nested table maps nothing of ours. Then the guest can change no memory of this program but `vmcb` and `registers`.
+/// EFER.SVME is set, VM_HSAVE_PA names a page of ours, GIF is clear. `registers` are those of a [`Stack`] that nobody
+/// else runs on; `vcpu` uses them and `vmcb`, and all three live for ever. At every VMRUN the block is consistent (APM
+/// 2, 15.5.1) and its nested table maps nothing of ours, so that the guest changes no memory of this program but these.
+pub unsafe fn guest_loop(vcpu: *mut Vcpu, vmcb: *mut Vmcb, registers: *mut Registers) -> ! {
+    // SAFETY: the caller's.
+    unsafe {
+        (*registers).vcpu = vcpu as u64;
+        (*registers).vmcb = vmcb as u64;
+        enter(registers)
+    }
+}
+
 #[unsafe(naked)]
-pub unsafe extern "sysv64" fn run(vmcb: *mut Vmcb, registers: *mut Registers) {
+unsafe extern "sysv64" fn enter(registers: *mut Registers) -> ! {
     naked_asm!(
-        "push rbx; push rbp; push r12; push r13; push r14; push r15",
-        "push rsi",
-        "mov rax, rdi", // the VMCB's physical address: memory is mapped one to one
-        "mov rbx, [rsi + {rbx}]; mov rcx, [rsi + {rcx}]; mov rdx, [rsi + {rdx}]; mov rbp, [rsi + {rbp}]",
-        "mov r8, [rsi + {r8}]; mov r9, [rsi + {r8} + 8]; mov r10, [rsi + {r8} + 16]; mov r11, [rsi + {r8} + 24]",
-        "mov r12, [rsi + {r8} + 32]; mov r13, [rsi + {r8} + 40]; mov r14, [rsi + {r8} + 48]",
-        "mov r15, [rsi + {r8} + 56]; mov rdi, [rsi + {rdi}]; mov rsi, [rsi + {rsi}]",
+        "mov rsp, rdi",
+        "2:",
+        "mov rbx, [rsp + {rbx}]; mov rcx, [rsp + {rcx}]; mov rdx, [rsp + {rdx}]; mov rsi, [rsp + {rsi}]",
+        "mov rdi, [rsp + {rdi}]; mov r8, [rsp + {r8}]; mov r9, [rsp + {r9}]; mov r10, [rsp + {r10}]",
+        "mov r11, [rsp + {r11}]; mov rax, [rsp + {vmcb}]", // its physical address: memory is mapped one to one
         "vmrun rax",
-        "xchg rsi, [rsp]", // the guest's RSI goes to the stack, our pointer comes back
-        "mov [rsi + {rbx}], rbx; mov [rsi + {rcx}], rcx; mov [rsi + {rdx}], rdx; mov [rsi + {rbp}], rbp",
-        "mov [rsi + {r8}], r8; mov [rsi + {r8} + 8], r9; mov [rsi + {r8} + 16], r10; mov [rsi + {r8} + 24], r11",
-        "mov [rsi + {r8} + 32], r12; mov [rsi + {r8} + 40], r13; mov [rsi + {r8} + 48], r14",
-        "mov [rsi + {r8} + 56], r15; mov [rsi + {rdi}], rdi",
-        "pop rax; mov [rsi + {rsi}], rax",
-        "pop r15; pop r14; pop r13; pop r12; pop rbp; pop rbx",
-        "ret",
+        "mov [rsp + {rbx}], rbx; mov [rsp + {rcx}], rcx; mov [rsp + {rdx}], rdx; mov [rsp + {rsi}], rsi",
+        "mov [rsp + {rdi}], rdi; mov [rsp + {r8}], r8; mov [rsp + {r9}], r9; mov [rsp + {r10}], r10",
+        "mov [rsp + {r11}], r11; mov rdi, [rsp + {vcpu}]",
+        "call {exit}",
+        "jmp 2b",
         rbx = const offset_of!(Registers, rbx),
         rcx = const offset_of!(Registers, rcx),
         rdx = const offset_of!(Registers, rdx),
         rsi = const offset_of!(Registers, rsi),
         rdi = const offset_of!(Registers, rdi),
-        rbp = const offset_of!(Registers, rbp),
-        r8 = const offset_of!(Registers, r8_15),
+        r8 = const offset_of!(Registers, r8),
+        r9 = const offset_of!(Registers, r9),
+        r10 = const offset_of!(Registers, r10),
+        r11 = const offset_of!(Registers, r11),
+        vcpu = const offset_of!(Registers, vcpu),
+        vmcb = const offset_of!(Registers, vmcb),
+        exit = sym Vcpu::exit,
     )
 }
 

@@ -37,7 +37,7 @@ impl Vcpu {
             12 => EXITS | (REASONS.len() as u64) << 32,
             13 => self.stats.windows,
             14 => self.stats.absent,
-            _ => *self.stats.exits.get(index.checked_sub(EXITS)? as usize)?,
+            _ => self.stats.exits(index.checked_sub(EXITS)? as usize)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::vcpu::Vcpu;
 
 impl Vcpu {
     #[inline]
-    pub(super) fn exception(&mut self, number: u8) {
+    pub(crate) fn exception(&mut self, number: u8) {
         assert!(self.view == View::User, "exceptions are intercepted in the user view only");
         match number {
             vector::UD if self.syscall() => {}

@@ -9,7 +9,7 @@ use crate::window::Purpose;
 
 impl Vcpu {
     #[inline]
-    pub(super) fn nested_page_fault(&mut self) {
+    pub(crate) fn nested_page_fault(&mut self) {
         let fault = NestedFault(self.vmcb.control.exit_info1);
         let frame = Frame::containing(self.vmcb.control.exit_info2);
         let user = self.vmcb.save.cpl == 3;

@@ -28,7 +28,6 @@ use crate::vcpu::Vcpu;
 
 impl Vcpu {
     /// Handles an exit outside a window.
-    #[inline]
     pub(crate) fn handle(&mut self, exit: Exit) {
         match exit {
             Exit::NestedPageFault => self.nested_page_fault(),

@@ -79,6 +79,16 @@ pub unsafe fn word(address: u64) -> u64 {
     unsafe { (address as *const u64).read_volatile() }
 }
 
+/// Reads two bytes of guest RAM once.
+///
+/// # Safety
+/// Both are in guest RAM.
+#[inline]
+pub unsafe fn pair(address: u64) -> u16 {
+    // SAFETY: the caller's.
+    unsafe { (address as *const u16).read_unaligned() }
+}
+
 /// Reads a byte of guest RAM once.
 ///
 /// # Safety
