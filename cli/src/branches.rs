@@ -28,14 +28,18 @@ impl ReturnThunks {
         let others = names.iter().filter_map(|(c, name)| symbols.get(name).map(|a| (*c, a))).collect();
         Ok(Self { link: symbols.need("__x86_return_thunk")?, others })
     }
+
+    /// Whether one of them is at this address.
+    pub fn has(&self, address: u64) -> bool {
+        self.link == address || self.others.iter().any(|(_, a)| *a == address)
+    }
 }
 
 /// All values of a return site (5 bytes) at `site`; the first is the linked form.
 pub fn return_variants(site: Address, thunks: &ReturnThunks) -> Vec<Variant> {
     let plain = || Code::plain([0xc3, 0xcc, 0xcc, 0xcc, 0xcc]);
     let jump = |target| Code::branch(0xe9, Address::absolute(target));
-    let mut out =
-        vec![Variant::new(cond::BASE, jump(thunks.link)), Variant::new(cond::RETURN_PLAIN, plain())];
+    let mut out = vec![Variant::new(cond::BASE, jump(thunks.link)), Variant::new(cond::RETURN_PLAIN, plain())];
     for (cond, thunk) in &thunks.others {
         // Returns in the upper half of a cache line are not affected by indirect target selection.
         let code = if *cond == cond::RETURN_ITS && upper_half(site) { plain() } else { jump(*thunk) };
@@ -79,7 +83,7 @@ impl Retpoline {
         };
         let slot = target.wrapping_sub(array);
         // A branch through RSP does not exist.
-        if slot % Self::SLOT != 0 || slot / Self::SLOT > 15 || slot / Self::SLOT == 4 {
+        if !slot.is_multiple_of(Self::SLOT) || slot / Self::SLOT > 15 || slot / Self::SLOT == 4 {
             bail!("retpoline site that targets {target:#x}, no indirect thunk");
         }
         Ok(Self { jump, register: (slot / Self::SLOT) as u8, len })

@@ -24,7 +24,7 @@ pub struct Setup {
     /// Longest command line.
     pub cmdline_size: u32,
     /// The compressed kernel within the file.
-    payload: std::ops::Range<usize>,
+    pub payload: std::ops::Range<usize>,
 }
 
 /// Checks and reads the setup header.

@@ -69,10 +69,7 @@ impl Code {
 
     /// `opcode rel32` to `target`.
     pub fn branch(opcode: u8, target: Address) -> Self {
-        Self {
-            bytes: vec![opcode, 0, 0, 0, 0],
-            fields: vec![Field { pos: 1, kind: FieldKind::Rel32, target }],
-        }
+        Self { bytes: vec![opcode, 0, 0, 0, 0], fields: vec![Field { pos: 1, kind: FieldKind::Rel32, target }] }
     }
 
     /// Code as linked at `at`: every 4-byte branch and RIP-relative operand that leaves it becomes a field. Short

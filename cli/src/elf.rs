@@ -1,10 +1,13 @@
 //! The unpacked kernel as an ELF file: sections by name, bytes by address
 use anyhow::{Context, Result, anyhow, bail};
+use object::LittleEndian;
 use object::elf::{FileHeader64, PT_LOAD, SHF_ALLOC, SHT_NOBITS};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
-use object::LittleEndian;
 
 use crate::bytes::{i32_at, u64_at};
+
+/// Addresses this close to the end of the address space belong to no section, so that sums stay below it.
+const MARGIN: u64 = 1 << 20;
 
 /// A section that is part of the running kernel.
 #[derive(Clone, Debug)]
@@ -65,7 +68,8 @@ impl<'a> Image<'a> {
         for p in header.program_headers(endian, file)?.iter().filter(|p| p.p_type(endian) == PT_LOAD) {
             let bytes = p.data(endian, file).map_err(|()| anyhow!("segment behind the end of the file"))?;
             let (address, physical, size) = (p.p_vaddr(endian), p.p_paddr(endian), p.p_memsz(endian));
-            if bytes.len() as u64 > size || physical.checked_add(size).is_none() || address.checked_add(size).is_none() {
+            if bytes.len() as u64 > size || physical.checked_add(size).is_none() || address.checked_add(size).is_none()
+            {
                 bail!("impossible segment at {address:#x}");
             }
             segments.push(Segment { address, physical, size, bytes });
@@ -77,13 +81,14 @@ impl<'a> Image<'a> {
             let empty = s.sh_type(endian) == SHT_NOBITS;
             let bytes = if empty { &[][..] } else { s.data(endian, file)? };
             let address = s.sh_addr(endian);
-            if address.checked_add(bytes.len() as u64).is_none() {
+            if address.checked_add(bytes.len() as u64).is_none_or(|end| end > u64::MAX - MARGIN) {
                 bail!("impossible section {name}");
             }
             sections.push(Section { name, address, bytes });
         }
-        let end = header.e_shoff(endian) as usize + header.e_shnum(endian) as usize * size_of_section_header();
-        let tail = file.get(end..).context("truncated section headers")?;
+        let headers = header.e_shnum(endian) as usize * size_of::<object::elf::SectionHeader64<LittleEndian>>();
+        let end = (header.e_shoff(endian) as usize).checked_add(headers);
+        let tail = end.and_then(|end| file.get(end..)).context("truncated section headers")?;
         Ok(Self { entry: header.e_entry(endian), segments, sections, tail })
     }
 
@@ -121,10 +126,6 @@ impl<'a> Image<'a> {
         let offset = i32_at(self.bytes(address, 4)?, 0).unwrap_or_default();
         Ok(address.wrapping_add_signed(offset as i64))
     }
-}
-
-const fn size_of_section_header() -> usize {
-    size_of::<object::elf::SectionHeader64<LittleEndian>>()
 }
 
 #[cfg(test)]

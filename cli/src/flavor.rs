@@ -33,7 +33,9 @@ impl Flavor {
             (true, false) => Ok(Self::V6_1),
             (false, true) => Ok(Self::V6_12),
             (true, true) => bail!("the kernel has both .parainstructions and .call_sites: its patching is unknown"),
-            (false, false) => bail!("the kernel has neither .parainstructions nor .call_sites: its patching is unknown"),
+            (false, false) => {
+                bail!("the kernel has neither .parainstructions nor .call_sites: its patching is unknown")
+            }
         }
     }
 

@@ -71,12 +71,7 @@ pub fn decode(bytes: &[u8], pos: usize) -> Option<Insn> {
     let rex = usize::from(tail.get(prefixes).is_some_and(|b| b & 0xf0 == 0x40));
     let opcode_pos = prefixes + rex;
     let opcode = [tail.get(opcode_pos).copied()?, tail.get(opcode_pos + 1).copied().unwrap_or(0)];
-    let branch = match opcode {
-        [0xe8 | 0xe9 | 0xeb | 0x70..=0x7f, _] => true,
-        [0x0f, 0x80..=0x8f] => true,
-        [0xe0..=0xe3, _] => true,
-        _ => false,
-    };
+    let branch = matches!(opcode, [0xe8 | 0xe9 | 0xeb | 0x70..=0x7f | 0xe0..=0xe3, _] | [0x0f, 0x80..=0x8f]);
     let part = |offset, len| Some(Part { pos: pos + offset, len });
     let relative = if branch && constants.has_immediate() {
         part(constants.immediate_offset(), constants.immediate_size())

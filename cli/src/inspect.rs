@@ -286,9 +286,7 @@ impl Approval<'_> {
 
     /// What a kernel address is called.
     fn kernel_symbol(&self, address: u64) -> String {
-        let holds = |r: &Region| {
-            r.module == NONE && address.wrapping_sub(r.base) < r.pages as u64 * PAGE as u64
-        };
+        let holds = |r: &Region| r.module == NONE && address.wrapping_sub(r.base) < r.pages as u64 * PAGE as u64;
         match self.view.regions.iter().find(holds) {
             Some(region) => self.symbol_of(&region, address),
             None => format!("{address:x}"),
@@ -331,9 +329,7 @@ impl Approval<'_> {
             vec![value("off", nop, String::new()), value("on", opcode, self.symbol_of(region, to))]
         };
         let values = match site.kind() {
-            Some(SiteKind::Choice) => {
-                self.variants(site).map(|v| self.variant(region, address, site, &v)).collect()
-            }
+            Some(SiteKind::Choice) => self.variants(site).map(|v| self.variant(region, address, site, &v)).collect(),
             Some(SiteKind::Abs32) => vec![value("loaded", "absolute, 4 bytes", target())],
             Some(SiteKind::Rel32) => vec![value("loaded", "relative, 4 bytes", target())],
             Some(SiteKind::Abs64) => vec![value("loaded", "absolute, 8 bytes", target())],
@@ -433,8 +429,16 @@ impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = String::new();
         let _ = writeln!(out, "Approval for Linux {}", self.release);
-        let _ = writeln!(out, "  image at {} (physical {}), {} bytes", self.image_va, self.image_physical, self.image_bytes);
-        let _ = writeln!(out, "  entry at +{}, {} bytes of data in {} runs", self.entry_offset, self.data_bytes, self.data_runs);
+        let _ = writeln!(
+            out,
+            "  image at {} (physical {}), {} bytes",
+            self.image_va, self.image_physical, self.image_bytes
+        );
+        let _ = writeln!(
+            out,
+            "  entry at +{}, {} bytes of data in {} runs",
+            self.entry_offset, self.data_bytes, self.data_runs
+        );
         let _ = writeln!(out, "  adds to the command line: {}", self.command_line);
         let _ = writeln!(out, "  {} templates, {} expressions", self.templates, self.expressions);
         let _ = writeln!(out, "Kernel");

@@ -55,7 +55,7 @@ impl PvOps {
         // The table ends where the next symbol begins.
         let end = symbols.iter().map(|s| s.address).filter(|a| *a > start).min().unwrap_or(start);
         let len = end.saturating_sub(start).min(PAGE as u64) as usize / 8;
-        let slots = (0..len as u64).map(|i| image.u64(start + 8 * i)).collect::<Result<_>>()?;
+        let slots = (0..len as u64).map(|i| image.u64(start.wrapping_add(8 * i))).collect::<Result<_>>()?;
         Ok(Self { start, slots, nop: symbols.need(nop)?, bug: symbols.need(bug)?, flavor })
     }
 
@@ -72,7 +72,7 @@ impl PvOps {
     /// What `call *slot(%rip)` becomes (6.12 `ALT_FLAG_DIRECT_CALL`); `slot` is the slot's address.
     pub fn direct_call(&self, slot: u64) -> Result<Replacement> {
         let offset = slot.wrapping_sub(self.start);
-        if offset % 8 != 0 {
+        if !offset.is_multiple_of(8) {
             bail!("direct call through {slot:#x}, no slot of pv_ops");
         }
         self.slot(offset / 8)
@@ -201,8 +201,9 @@ impl<'a> Kernel<'a> {
         let image_va = self.symbols.need("_text")?;
         let image_phys = self.setup.pref_address;
         let span = (self.setup.init_size as u64).next_multiple_of(PAGE as u64);
+        let end = image_phys.checked_add(span).context("impossible preferred address")?;
         for s in &self.image.segments {
-            if s.physical < image_phys || s.physical + s.size > image_phys + span {
+            if s.physical < image_phys || s.physical + s.size > end {
                 bail!("segment at {:#x} outside of the memory the setup header asks for", s.physical);
             }
         }
@@ -276,8 +277,9 @@ impl<'a> Kernel<'a> {
             .map(|s| SymbolDef {
                 offset: (s.address - region.base) as u32,
                 name: s.name.clone(),
-                // `.cold` parts are entered by jumps from their function only.
-                function: !(s.name.ends_with(".cold") || aligned && s.address % 16 != 0),
+                // `.cold` parts are entered by jumps from their function only. A disabled static tail call goes to
+                // the return thunk, one of which has an address of its own choice.
+                function: self.thunks.has(s.address) || !(s.name.ends_with(".cold") || aligned && s.address % 16 != 0),
             })
             .collect()
     }

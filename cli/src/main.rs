@@ -147,13 +147,7 @@ fn open<T>(file: &Path, then: impl FnOnce(Approval<'_>) -> Result<T>) -> Result<
     then(Approval { launch, view, pages })
 }
 
-fn inspect(
-    file: &Path,
-    page: Option<u64>,
-    symbol: Option<String>,
-    module: Option<String>,
-    json: bool,
-) -> Result<()> {
+fn inspect(file: &Path, page: Option<u64>, symbol: Option<String>, module: Option<String>, json: bool) -> Result<()> {
     open(file, |approval| match (page, symbol, module) {
         (Some(address), _, module) => show(&approval.page(module.as_deref(), address)?, json),
         (_, Some(name), _) => {

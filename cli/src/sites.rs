@@ -213,7 +213,7 @@ impl Gather<'_, '_> {
     fn bracketed(&self, start: &str, stop: &str, entry: usize) -> Result<(u64, &[u8])> {
         let (from, to) = (self.kernel.symbols.need(start)?, self.kernel.symbols.need(stop)?);
         let len = to.checked_sub(from).with_context(|| format!("{stop} lies before {start}"))? as usize;
-        if len % entry != 0 {
+        if !len.is_multiple_of(entry) {
             bail!("the table at {start} has an unknown entry size");
         }
         if len == 0 {
@@ -407,8 +407,7 @@ impl Gather<'_, '_> {
             let prefix = usize::from(bytes[0] == 0x2e);
             let rel = i32_at(bytes, prefix + 1).with_context(|| format!("retpoline site at {address:#x}"))?;
             let target = (address + prefix as u64 + 5).wrapping_add_signed(rel as i64);
-            let retpoline =
-                Retpoline::read(bytes, target, array).with_context(|| format!("site at {address:#x}"))?;
+            let retpoline = Retpoline::read(bytes, target, array).with_context(|| format!("site at {address:#x}"))?;
             self.push(address, retpoline.len, What::Retpoline(retpoline));
         }
         Ok(())
