@@ -82,7 +82,12 @@ impl Kernel {
         let root = headers_root(&release, &modules).with_context(|| {
             format!("the headers of {release} are missing: its package linux-headers is needed to build modules")
         })?;
-        Ok(Kernel { release, vmlinuz: vmlinuz.to_path_buf(), modules, root })
+        let kernel = Kernel { release, vmlinuz: vmlinuz.to_path_buf(), modules, root };
+        let (first, _) = kernel.module_files()?.into_iter().next().context("no modules")?;
+        let magic = modinfo(&kernel.module(&first)?, "vermagic").unwrap_or_default();
+        let made_for = magic.split(' ').next().unwrap_or_default();
+        ensure!(made_for == kernel.release, "the kernel is {}, its modules are for {made_for}", kernel.release);
+        Ok(kernel)
     }
 
     /// The names of all modules (`_` for `-`), and their files.
@@ -159,15 +164,18 @@ fn headers_root(release: &str, modules: &Path) -> Option<PathBuf> {
     of_modules.into_iter().chain(fetched).find(has_headers)
 }
 
-/// What a module's `.modinfo` says it depends on.
+/// The modules a module says it depends on.
 fn depends(module: &[u8]) -> Vec<String> {
-    const KEY: &[u8] = b"\0depends=";
-    let Some(start) = module.windows(KEY.len()).position(|window| window == KEY) else {
-        return Vec::new();
-    };
-    let value = module[start + KEY.len()..].split(|&byte| byte == 0).next().unwrap_or_default();
-    let value = String::from_utf8_lossy(value);
+    let value = modinfo(module, "depends").unwrap_or_default();
     value.split(',').filter(|name| !name.is_empty()).map(str::to_string).collect()
+}
+
+/// What a module's `.modinfo` says under this key.
+fn modinfo(module: &[u8], key: &str) -> Option<String> {
+    let start = [b"\0", key.as_bytes(), b"="].concat();
+    let place = module.windows(start.len()).position(|window| window == start)?;
+    let value = module[place + start.len()..].split(|&byte| byte == 0).next()?;
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 fn add_module_files(directory: &Path, files: &mut Vec<(String, PathBuf)>) -> Result<()> {

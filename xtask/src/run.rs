@@ -10,7 +10,7 @@ use crate::progress::during;
 use crate::qemu::{Boot, Machine};
 use crate::table::Comparison;
 use crate::{toolchain, workspace};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde_json::json;
 use std::path::PathBuf;
@@ -118,6 +118,7 @@ impl Options {
 
     fn prepare(&self, kernel: &Kernel) -> Result<Prepared> {
         if let Some(initrd) = &self.initrd {
+            ensure!(initrd.is_file(), "no {}", initrd.display());
             return Ok(Prepared { initrd: initrd.clone(), not_approved: &[], modules: Vec::new() });
         }
         let lines = match (&self.script, self.shell) {
