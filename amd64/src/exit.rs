@@ -123,6 +123,11 @@ impl NestedFault {
     pub fn fetch(self) -> bool {
         self.0 & 1 << 4 != 0
     }
+    /// An instruction fetch, of the page itself and not of the tables that lead to it.
+    #[inline]
+    pub fn fetch_of_page(self) -> bool {
+        self.0 & (1 << 33 | 1 << 4) == 1 << 4
+    }
     /// While the guest's own tables were walked.
     pub fn table_walk(self) -> bool {
         self.0 & 1 << 33 != 0

@@ -14,6 +14,7 @@ const WALKS: usize = 64;
 /// Levels of a walk that can be remembered.
 const LEVELS: usize = 4;
 
+#[repr(align(128))]
 #[derive(Clone, Copy)]
 struct Known {
     root: u64,
@@ -31,12 +32,12 @@ impl Opcodes {
         Self([Known { root: u64::MAX, page: 0, entries: [(0, 0); LEVELS], physical: 0 }; WALKS])
     }
 
-    /// The two bytes at a linear address. `None` if they cannot be read from RAM of the guest.
+    /// The two bytes at a linear address under 4-level tables. `None` if they cannot be read from RAM of the guest.
     #[inline]
-    pub fn read(&mut self, frames: &FrameTable<'_>, paging: GuestPaging, va: u64) -> Option<u16> {
+    pub fn read(&mut self, frames: &FrameTable<'_>, root: u64, va: u64) -> Option<u16> {
         let page = va >> 12;
-        let known = &self.0[(page ^ paging.root >> 12) as usize % WALKS];
-        if known.root == paging.root
+        let known = &self.0[page as usize % WALKS];
+        if known.root == root
             && known.page == page
             && va & 0xfff != 0xfff
             // SAFETY: aligned words in guest RAM, checked when remembered: RAM does not become anything else. The guest
@@ -46,11 +47,13 @@ impl Opcodes {
             // SAFETY: likewise; the second byte lies in the same page.
             return Some(unsafe { physical::pair(known.physical + (va & 0xfff)) });
         }
-        self.walk(frames, paging, va)
+        self.walk(frames, GuestPaging { root, levels: LEVELS as u32 }, va)
     }
 
+    /// As [`Self::read`], without looking at what is remembered; any number of levels.
     #[cold]
-    fn walk(&mut self, frames: &FrameTable<'_>, paging: GuestPaging, va: u64) -> Option<u16> {
+    #[inline(never)]
+    pub fn walk(&mut self, frames: &FrameTable<'_>, paging: GuestPaging, va: u64) -> Option<u16> {
         let first = self.remember(frames, paging, va)?;
         let second = if va & 0xfff == 0xfff { self.remember(frames, paging, va + 1)? } else { first + 1 };
         // SAFETY: both are RAM of the guest, which is stopped.
@@ -80,8 +83,7 @@ impl Opcodes {
         let (list, count) = entries.get();
         if count <= LEVELS {
             let page = va >> 12;
-            self.0[(page ^ paging.root >> 12) as usize % WALKS] =
-                Known { root: paging.root, page, entries: list, physical: at & !0xfff };
+            self.0[page as usize % WALKS] = Known { root: paging.root, page, entries: list, physical: at & !0xfff };
         }
         Some(at)
     }

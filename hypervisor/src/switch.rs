@@ -141,6 +141,7 @@ impl Vcpu {
     }
 
     #[cold]
+    #[inline(never)]
     fn hide_ldt(&mut self) {
         // SAFETY: SVM is enabled; the VMCB is ours; the host uses none of this state.
         unsafe { run::vmsave(self.vmcb) };
@@ -150,6 +151,7 @@ impl Vcpu {
     }
 
     #[cold]
+    #[inline(never)]
     fn show_ldt(&mut self) {
         // SAFETY: as in `hide_ldt`.
         unsafe { run::vmsave(self.vmcb) };
@@ -161,6 +163,7 @@ impl Vcpu {
     }
 
     #[cold]
+    #[inline(never)]
     fn first_user(&mut self) {
         self.cpuid = 0;
         self.note_paging();

@@ -1,5 +1,5 @@
 //! The one virtual CPU: its control block, and the loop
-use secvisor_amd64::event::{Event, vector};
+use secvisor_amd64::event::Event;
 use secvisor_amd64::exit::{self, Exit};
 use secvisor_amd64::intercept::{misc1, misc2};
 use secvisor_amd64::vmcb::{TLB_FLUSH_ALL, Vmcb};
@@ -26,6 +26,8 @@ struct Maps {
 
 static mut VMCB: core::mem::MaybeUninit<Vmcb> = core::mem::MaybeUninit::zeroed();
 static mut STACK: Stack = Stack::new();
+static mut OPCODES: Opcodes = Opcodes::new();
+static mut LOG: Log = Log::new();
 static mut MAPS: Maps = Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096] };
 
 /// All exceptions; vector 2 is reserved, NMIs have their own bit.
@@ -52,9 +54,9 @@ pub struct Vcpu {
     pub(crate) cpuid: u32,
     /// What was injected at the last VMRUN.
     pub(crate) injected: Event,
-    pub(crate) opcodes: Opcodes,
+    pub(crate) opcodes: &'static mut Opcodes,
     pub(crate) stats: Stats,
-    pub(crate) log: Log,
+    pub(crate) log: &'static mut Log,
     pub(crate) memory: u64,
 }
 
@@ -64,6 +66,8 @@ impl Vcpu {
         // SAFETY: called once, so nobody else has a reference; all zeros is a valid `Vmcb`.
         let (vmcb, maps, stack) =
             unsafe { ((*(&raw mut VMCB)).assume_init_mut(), &mut *(&raw mut MAPS), &mut *(&raw mut STACK)) };
+        // SAFETY: likewise.
+        let (opcodes, log) = unsafe { (&mut *(&raw mut OPCODES), &mut *(&raw mut LOG)) };
         for port in report::COM2..report::COM2 + 8 {
             maps.io[port as usize / 8] |= 1 << (port % 8);
         }
@@ -97,9 +101,9 @@ impl Vcpu {
             patching: None,
             cpuid: misc1::CPUID,
             injected: Event(0),
-            opcodes: Opcodes::new(),
+            opcodes,
             stats: Stats::default(),
-            log: Log::new(),
+            log,
             memory,
         };
         this.kernel_controls();
@@ -135,7 +139,7 @@ impl Vcpu {
             self.nested_page_fault();
         } else if code == exit::INVALID_OPCODE {
             self.stats.invalid_opcodes += 1;
-            self.exception(vector::UD);
+            self.invalid_opcode();
         } else {
             self.exit_other(code);
         }
@@ -160,9 +164,12 @@ impl Vcpu {
     #[inline]
     fn before_entry(&mut self) {
         let control = &mut self.vmcb.control;
-        control.tlb_control = self.nested.flush as u32 * TLB_FLUSH_ALL;
-        self.stats.flushes += self.nested.flush as u64;
-        self.nested.flush = false;
+        control.tlb_control = 0;
+        if self.nested.flush {
+            control.tlb_control = TLB_FLUSH_ALL;
+            self.stats.flushes += 1;
+            self.nested.flush = false;
+        }
         self.injected = Event(control.event_injection);
     }
 
@@ -199,6 +206,7 @@ impl Vcpu {
     }
 
     /// Starts an event again whose delivery the exit interrupted, unless something else is delivered instead.
+    #[inline(never)]
     pub(crate) fn redeliver(&mut self) {
         let interrupted = Event(self.vmcb.control.exit_int_info);
         if !interrupted.valid() || self.vmcb.control.event_injection != 0 {

@@ -37,7 +37,7 @@ impl Vcpu {
     pub(crate) fn violation(&mut self, violation: Violation) {
         self.stats.violations += 1;
         let rip = self.vmcb.save.rip;
-        let log = &mut self.log;
+        let log = &mut *self.log;
         log.kept[log.count as usize % KEPT] = Some(Kept { violation, rip });
         log.count += 1;
         if log.count > FULL && !log.count.is_power_of_two() {

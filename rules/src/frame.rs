@@ -69,6 +69,12 @@ impl<'a> FrameTable<'a> {
         }
     }
 
+    /// Whether a frame is data: the question asked at every return to user mode.
+    #[inline]
+    pub fn is_data(&self, frame: Frame) -> bool {
+        self.0.get(frame.0 as usize) == Some(&DATA)
+    }
+
     /// Number of frames the table covers.
     pub fn len(&self) -> usize {
         self.0.len()

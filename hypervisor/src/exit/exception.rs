@@ -6,16 +6,21 @@ use crate::mem::physical;
 use crate::vcpu::Vcpu;
 
 impl Vcpu {
+    /// #UD: most often a SYSCALL.
     #[inline]
+    pub(crate) fn invalid_opcode(&mut self) {
+        if !self.syscall() {
+            self.exception(vector::UD);
+        }
+    }
+
+    /// Any exception but a SYSCALL's #UD.
+    #[inline(never)]
     pub(crate) fn exception(&mut self, number: u8) {
         assert!(self.view == View::User, "exceptions are intercepted in the user view only");
-        match number {
-            vector::UD if self.syscall() => {}
-            vector::GP if self.segment_load() => {}
-            _ => {
-                self.enter_kernel();
-                self.pass_exception(number);
-            }
+        if number != vector::GP || !self.segment_load() {
+            self.enter_kernel();
+            self.pass_exception(number);
         }
     }
 

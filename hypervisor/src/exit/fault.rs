@@ -13,26 +13,28 @@ impl Vcpu {
         let fault = NestedFault(self.vmcb.control.exit_info1);
         let frame = Frame::containing(self.vmcb.control.exit_info2);
         let user = self.vmcb.save.cpl == 3;
-        let state = self.rules.frames().get(frame);
         // The common case first: the kernel has returned to user mode.
-        if user && fault.fetch() && !fault.table_walk() && state == FrameState::Data && self.view == View::Kernel {
+        if user && fault.fetch_of_page() && self.view == View::Kernel && self.rules.frames().is_data(frame) {
             self.enter_user();
+            if self.vmcb.control.exit_int_info != 0 {
+                self.redeliver();
+            }
         } else {
-            self.note_paging();
-            self.decide(fault, frame, state, user);
+            self.decide(fault, frame, user);
         }
-        self.redeliver();
     }
 
-    fn decide(&mut self, fault: NestedFault, frame: Frame, state: FrameState, user: bool) {
-        if fault.table_walk() {
-            return self.table_walk(frame, state);
-        }
+    #[inline(never)]
+    fn decide(&mut self, fault: NestedFault, frame: Frame, user: bool) {
+        self.note_paging();
+        let state = self.rules.frames().get(frame);
         match (fault.fetch(), user) {
+            _ if fault.table_walk() => self.table_walk(frame, state),
             (true, true) => self.user_fetch(frame, state),
             (true, false) => self.kernel_fetch(frame),
             (false, _) => self.data_access(frame, state),
         }
+        self.redeliver();
     }
 
     /// The guest's tables lead through this frame.

@@ -31,6 +31,7 @@ impl Vcpu {
     pub(crate) fn handle(&mut self, exit: Exit) {
         match exit {
             Exit::NestedPageFault => self.nested_page_fault(),
+            Exit::Exception(vector::UD) => self.invalid_opcode(),
             Exit::Exception(number) => self.exception(number),
             // They stay pending: the guest takes them by its own IDT in the kernel view.
             Exit::Interrupt | Exit::Nmi if self.view == View::User => self.enter_kernel(),

@@ -12,25 +12,35 @@ impl Vcpu {
     /// SYSCALL any time.
     #[inline]
     pub(super) fn syscall(&mut self) -> bool {
-        let rip = self.linear_rip();
-        self.note_paging();
-        let opcode = self.opcodes.read(self.rules.frames(), self.nested.paging, rip);
-        if !self.syscall_enabled() || opcode != Some(OPCODE) {
+        let save = &self.vmcb.save;
+        let long = save.cs.attrib & reg::ATTRIB_LONG != 0 && save.efer & reg::EFER_LMA != 0;
+        let opcode = if long && save.cr4 & reg::CR4_LA57 == 0 {
+            self.opcodes.read(self.rules.frames(), save.cr3, save.rip)
+        } else {
+            self.opcode_elsewhere()
+        };
+        if opcode != Some(OPCODE) || !self.syscall_enabled() {
             return false;
         }
         self.enter_kernel();
-        let long = self.vmcb.save.cs.attrib & reg::ATTRIB_LONG != 0;
-        let target = if long { self.hidden.lstar } else { self.hidden.cstar };
-        let save = &mut self.vmcb.save;
-        self.regs.rcx = if long { save.rip + 2 } else { (save.rip + 2) & 0xffff_ffff };
+        let (save, hidden) = (&mut self.vmcb.save, &self.hidden);
+        let next = if long { save.rip + 2 } else { (save.rip + 2) & 0xffff_ffff };
+        let selector = (hidden.star >> 32) as u16 & !3;
+        self.regs.rcx = next;
         self.regs.r11 = save.rflags & !reg::RFLAGS_RF;
-        save.rflags = save.rflags & !self.hidden.sfmask & !reg::RFLAGS_RF | reg::RFLAGS_ONE;
-        save.rip = target;
-        let selector = (self.hidden.star >> 32) as u16 & !3;
+        save.rflags = save.rflags & !hidden.sfmask & !reg::RFLAGS_RF | reg::RFLAGS_ONE;
+        save.rip = if long { hidden.lstar } else { hidden.cstar };
         save.cs = Segment { selector, attrib: reg::SYSCALL_CS, limit: u32::MAX, base: 0 };
         save.ss = Segment { selector: selector + 8, attrib: reg::SYSCALL_SS, limit: u32::MAX, base: 0 };
         save.cpl = 0;
         self.vmcb.control.interrupt_shadow = 0;
         true
+    }
+
+    /// The opcode in compatibility mode or under 5-level tables.
+    #[inline(never)]
+    fn opcode_elsewhere(&mut self) -> Option<u16> {
+        self.note_paging();
+        self.opcodes.walk(self.rules.frames(), self.nested.paging, self.linear_rip())
     }
 }

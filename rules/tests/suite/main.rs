@@ -1,0 +1,9 @@
+//! The rules, tried on a small machine
+mod kernel;
+mod modules;
+mod patching;
+mod sites;
+#[path = "../../../approval/tests/synthetic/mod.rs"]
+mod synthetic;
+#[path = "../world/mod.rs"]
+mod world;
