@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::kernel::Line;
-use xtask::{fetch::Bundle, run, test, toolchain, tools};
+use xtask::{bench, fetch::Bundle, run, test, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -29,6 +29,8 @@ enum Task {
     },
     /// Boot a stock kernel beneath SecVisor and run the demonstration, there and without.
     Run(run::Options),
+    /// Count what SecVisor costs in instructions and exits.
+    Bench(bench::Options),
     /// Check the format, lint, and run every test.
     Test {
         /// Only the boots in QEMU whose name contains this.
@@ -57,6 +59,7 @@ fn perform(task: Task) -> Result<bool> {
             println!("{}", toolchain::build_hypervisor(&features)?.display());
         }
         Task::Run(options) => return run::run(&options),
+        Task::Bench(options) => return bench::bench(&options),
         Task::Test { only } => return test::all(only.as_deref()),
     }
     Ok(true)

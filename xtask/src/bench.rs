@@ -1,0 +1,88 @@
+//! `cargo xtask bench`: what SecVisor costs, in instructions and exits
+//!
+//! Time under QEMU says nothing about hardware, but counts do: with `-icount shift=0` the time-stamp counter is the
+//! number of instructions executed, those of guest and hypervisor together, and SecVisor counts the exits.
+
+mod approval;
+mod firmware;
+mod host;
+mod measured;
+mod result;
+
+use crate::initrd::Initrd;
+use crate::kernel::{Kernel, Line};
+use crate::progress::during;
+use crate::qemu::{Boot, Machine};
+use crate::{program, run, toolchain, workspace};
+use anyhow::Result;
+use clap::ValueEnum;
+use measured::Measured;
+use result::Outcome;
+use std::path::PathBuf;
+
+/// What to measure.
+#[derive(clap::Args)]
+pub struct Options {
+    /// The kernel image; or 6.1 or 6.12 for Debian's, fetched when needed
+    #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
+    kernel: PathBuf,
+    /// The directory with the kernel's modules
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// Only this operation, beneath an approval of the kernel without its modules
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// What the host does instead: approve a kernel, verify a page
+    #[arg(long, conflicts_with = "only")]
+    host: bool,
+    /// End with one JSON object on a line of its own
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures and shows; tells whether every target is met.
+pub fn bench(options: &Options) -> Result<bool> {
+    let given = options.kernel.to_string_lossy();
+    let kernel = match Line::from_str(&given, false) {
+        Ok(line) => Kernel::obtain(line)?,
+        Err(_) => Kernel::given(&options.kernel, options.modules.as_deref())?,
+    };
+    if options.host {
+        return host::bench(&kernel, options.json);
+    }
+    let outcome = options.measure(&kernel)?;
+    print!("{}", outcome.text());
+    if options.json {
+        println!("{}", outcome.json());
+    }
+    Ok(outcome.ok())
+}
+
+impl Options {
+    fn measure(&self, kernel: &Kernel) -> Result<Outcome> {
+        let program = during("building the workload", || Ok(program::build()?.status.with_file_name("bench")))?;
+        let mut initrd = Initrd::new()?;
+        initrd.add_file("init", &program)?;
+        let initrd = initrd.write(&workspace::target().join("guests/bench.cpio"))?;
+        let image = during("building SecVisor", || toolchain::build_hypervisor(&[]))?;
+        let approving = format!("approving {}", kernel.release);
+        let approval = during(&approving, || approval::make(kernel, self.only.is_none()))?;
+
+        let cmdline = format!("{} quiet", run::CMDLINE)
+            + &self.only.iter().map(|name| format!(" BENCH_ONLY={name}")).collect::<String>();
+        let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: initrd.clone(), cmdline: cmdline.clone() };
+        let modules = vec![(approval.file.clone(), String::new()), (initrd, String::new())];
+        let beneath = Boot::Multiboot { image, cmdline: format!("{cmdline} BENCH_BENEATH=1"), modules };
+        let native = during("measuring without SecVisor", || Measured::run(&counting("bench-native"), &native))?;
+        let secvisor = during("measuring beneath SecVisor", || Measured::run(&counting("bench-secvisor"), &beneath))?;
+        let firmware = firmware::instructions()?;
+        Ok(Outcome { release: kernel.release.clone(), native, secvisor, firmware, approval })
+    }
+}
+
+/// A machine whose time-stamp counter counts instructions.
+fn counting(name: &str) -> Machine {
+    let mut machine = Machine::new(name);
+    machine.count_instructions = true;
+    machine
+}
