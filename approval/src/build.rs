@@ -189,7 +189,7 @@ impl Builder {
         }
         let index = u16::try_from(self.templates.len()).map_err(|_| Error::TooMany("templates"))?;
         let len = def.0.first().map_or(0, |v| v.bytes.len());
-        assert!((1..=MAX_SITE).contains(&len) && def.0.len() <= 16, "impossible template {def:?}");
+        assert!((1..=MAX_SITE).contains(&len) && def.0.len() <= MAX_VARIANTS, "impossible template {def:?}");
         let first_variant = self.variants.len() as u32;
         for v in &def.0 {
             assert_eq!(v.bytes.len(), len, "a variant has another length than its site");

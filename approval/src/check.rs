@@ -92,7 +92,7 @@ fn templates(v: &View<'_>) -> Result<(), Error> {
     for (i, t) in v.templates.iter().enumerate() {
         let bad = Err(Error::Record(Section::Templates, i));
         let len = t.len as usize;
-        if len == 0 || len > MAX_SITE || t.variants == 0 || t.variants > 16 {
+        if len == 0 || len > MAX_SITE || t.variants == 0 || t.variants as usize > MAX_VARIANTS {
             return bad;
         }
         if !within(t.first_variant, t.variants as u32, v.variants.len()) {

@@ -337,6 +337,9 @@ record! {
     }
 }
 
+/// Most variants of a template.
+pub const MAX_VARIANTS: usize = 16;
+
 /// Longest site in bytes.
 pub const MAX_SITE: usize = 64;
 

@@ -3,7 +3,7 @@
 //! Linux picks one form per site by conditions: CPU features, the kind of return, one CPU or more. The kernel's
 //! own sites show at boot which conditions hold; from then on a module's sites must agree. A condition that no
 //! kernel site shows is bound by the first module site that does.
-use secvisor_approval::wire::{Variant, cond};
+use secvisor_approval::wire::cond;
 
 const WORDS: usize = (cond::END as usize).div_ceil(64);
 
@@ -40,18 +40,23 @@ impl Choices {
         if value != (raw & cond::NOT != 0) { self.holds[word] |= bit } else { self.holds[word] &= !bit }
     }
 
-    /// Whether variant `index` can be the one Linux chose: its condition may hold, and none behind it is known to.
-    pub(crate) fn possible(&self, variants: &[Variant], index: usize) -> bool {
-        self.of(variants[index].cond) != Some(false)
-            && variants[index + 1..].iter().all(|v| self.of(v.cond) != Some(true))
+    /// Whether a variant can be the one Linux chose: its condition may hold, and none of the variants behind it is known
+    /// to. `conds` are the conditions from that variant on.
+    pub(crate) fn possible(&self, mut conds: impl Iterator<Item = u16>) -> bool {
+        conds.next().is_some_and(|c| self.of(c) != Some(false)) && conds.all(|c| self.of(c) != Some(true))
     }
 
-    /// Learns from a site that holds variant `index` and no other of `variants`.
-    pub(crate) fn learn(&mut self, variants: &[Variant], index: usize) {
-        self.bind(variants[index].cond, true);
-        for later in &variants[index + 1..] {
-            self.bind(later.cond, false);
+    /// Learns from a site that holds a variant and can hold no other. `conds` are the conditions from that one on.
+    pub(crate) fn learn(&mut self, mut conds: impl Iterator<Item = u16>) {
+        if let Some(chosen) = conds.next() {
+            self.bind(chosen, true);
         }
+        conds.for_each(|later| self.bind(later, false));
+    }
+
+    /// Whether there is nothing to learn from a site with these conditions.
+    pub(crate) fn settled(&self, mut conds: impl Iterator<Item = u16>) -> bool {
+        conds.all(|c| self.of(c).is_some())
     }
 }
 
@@ -59,31 +64,32 @@ impl Choices {
 mod tests {
     use super::*;
 
-    fn variants(conds: &[u16]) -> [Variant; 3] {
-        core::array::from_fn(|i| Variant { cond: conds[i], ..Variant::default() })
+    fn from(conds: &[u16], index: usize) -> impl Iterator<Item = u16> {
+        conds[index..].iter().copied()
     }
 
     #[test]
     fn last_condition_that_holds_decides() {
-        let v = variants(&[cond::BASE, 7, 9 | cond::NOT]);
+        let v = [cond::BASE, 7, 9 | cond::NOT];
         let mut c = Choices::new();
-        assert!((0..3).all(|i| c.possible(&v, i)));
-        c.learn(&v, 1);
-        assert!(!c.possible(&v, 0) && c.possible(&v, 1) && !c.possible(&v, 2));
+        assert!((0..3).all(|i| c.possible(from(&v, i))));
+        c.learn(from(&v, 1));
+        assert!(!c.possible(from(&v, 0)) && c.possible(from(&v, 1)) && !c.possible(from(&v, 2)));
+        assert!(c.settled(from(&v, 0)));
     }
 
     #[test]
     fn boot_only_forms_are_never_possible() {
-        let v = variants(&[cond::BOOT_ONLY, cond::BASE, 5]);
-        assert!(!Choices::new().possible(&v, 0));
-        assert!(Choices::new().possible(&v, 1));
+        let v = [cond::BOOT_ONLY, cond::BASE, 5];
+        assert!(!Choices::new().possible(from(&v, 0)));
+        assert!(Choices::new().possible(from(&v, 1)));
     }
 
     #[test]
     fn base_means_that_nothing_else_holds() {
-        let v = variants(&[cond::BASE, 3, 4 | cond::NOT]);
+        let v = [cond::BASE, 3, 4 | cond::NOT];
         let mut c = Choices::new();
-        c.learn(&v, 0);
-        assert!(c.possible(&v, 0) && !c.possible(&v, 1) && !c.possible(&v, 2));
+        c.learn(from(&v, 0));
+        assert!(c.possible(from(&v, 0)) && !c.possible(from(&v, 1)) && !c.possible(from(&v, 2)));
     }
 }

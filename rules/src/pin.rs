@@ -4,10 +4,10 @@
 //! and constant sites must hold exactly that. Which conditions hold is learnt from the same sites, for the modules
 //! to come. A page that is not right is left as data: when it runs, its last verified bytes are put back.
 use secvisor_approval::PAGE;
-use secvisor_approval::wire::{NONE, SiteKind};
+use secvisor_approval::wire::{MAX_VARIANTS, NONE, SiteKind};
 
 use crate::page::Place;
-use crate::site::{Bindings, Phase, Seen};
+use crate::site::{Bindings, Context, Phase, Seen};
 use crate::{Access, Frame, FrameState, Machine, Rules, Verdict};
 
 impl Rules<'_> {
@@ -57,10 +57,11 @@ impl Rules<'_> {
             }
             let bytes = &self.pages[place.page as usize][offset..offset + len];
             let seen = Seen { bytes, low: 0, high: len };
-            let context = self.context(&Place { phase: Phase::Loaded, ..*place });
-            if let Some((chosen, list, count)) = context.chosen(&site, place.va + offset as u64, &seen, binds) {
-                self.choices.learn(&list[..count], chosen);
-            }
+            let context = Context { phase: Phase::Loaded, ..self.context(place) };
+            let mut conds = [0u16; MAX_VARIANTS];
+            let Some(found) = context.chosen(&site, place.va + offset as u64, &seen, binds) else { continue };
+            let count = conds.iter_mut().zip(found).map(|(slot, cond)| *slot = cond).count();
+            self.choices.learn(conds[..count].iter().copied());
         }
     }
 }

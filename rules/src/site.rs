@@ -4,7 +4,7 @@
 //! `text_poke_bp` (INT3 first, tail old, new or in between; `arch/x86/kernel/alternative.c`).
 use secvisor_approval::view::View;
 use secvisor_approval::wire::{
-    ConstClass, Expr, FixKind, MAX_SITE, NONE, RegionKind, Site, SiteKind, VarClass, Variant,
+    ConstClass, Expr, FixKind, MAX_SITE, NONE, RegionKind, Site, SiteKind, Template, VarClass, Variant,
 };
 
 use crate::choice::Choices;
@@ -124,7 +124,7 @@ fn field(bytes: &[u8]) -> u64 {
     }
 }
 
-impl Context<'_, '_> {
+impl<'a> Context<'_, 'a> {
     /// Whether `site` at `va` may hold what was `seen`; `last` are the bytes last verified there.
     #[inline]
     pub(crate) fn allows(&self, site: &Site, va: u64, seen: &Seen<'_>, last: &[u8], binds: &mut Bindings) -> bool {
@@ -182,9 +182,21 @@ impl Context<'_, '_> {
         }
     }
 
-    /// The bytes of a variant at `va`; `None` if they depend on a variable that is not bound.
-    fn variant(&self, site: &Site, v: &Variant, va: u64, binds: &Bindings, out: &mut [u8]) -> Option<()> {
-        out.copy_from_slice(self.view.variant_bytes(v, out.len()));
+    /// Whether a choice site at `va` holds this variant.
+    fn holds(&self, site: &Site, v: &Variant, va: u64, seen: &Seen<'_>, binds: &Bindings) -> bool {
+        let plain = self.view.variant_bytes(v, seen.bytes.len());
+        if v.fixes == 0 {
+            return seen.is(plain);
+        }
+        let mut fixed = [0; MAX_SITE];
+        let fixed = &mut fixed[..plain.len()];
+        fixed.copy_from_slice(plain);
+        self.fix(site, v, va, binds, fixed).is_some() && seen.is(fixed)
+    }
+
+    /// Writes the fields of a variant that depend on where the site is; `None` if one depends on a variable that is
+    /// not bound.
+    fn fix(&self, site: &Site, v: &Variant, va: u64, binds: &Bindings, out: &mut [u8]) -> Option<()> {
         for fix in self.view.fixes.range(v.first_fix as usize, v.fixes as usize) {
             let at = fix.pos as usize;
             let target = |bias: u64| {
@@ -201,52 +213,41 @@ impl Context<'_, '_> {
         Some(())
     }
 
-    /// Runs `each` over the variants of a choice site, with their bytes where they can be computed.
-    fn variants(
-        &self,
-        site: &Site,
-        va: u64,
-        binds: &Bindings,
-        mut each: impl FnMut(usize, &[Variant], &[u8]) -> bool,
-    ) -> bool {
-        let template = self.view.templates.at(site.index() as usize);
-        let (count, len) = (template.variants as usize, template.len as usize);
-        let mut list = [Variant::default(); 16];
-        for (slot, v) in list.iter_mut().zip(self.view.variants.range(template.first_variant as usize, count)) {
-            *slot = v;
-        }
-        let mut bytes = [0; MAX_SITE];
-        (0..count).any(|i| {
-            self.variant(site, &list[i], va, binds, &mut bytes[..len]).is_some()
-                && each(i, &list[..count], &bytes[..len])
-        })
+    /// Conditions of a template's variants, from one on.
+    fn conditions(&self, template: Template, from: usize) -> impl Iterator<Item = u16> + use<'a> {
+        let (first, count) = (template.first_variant as usize + from, template.variants as usize - from);
+        self.view.variants.range(first, count).map(|v| v.cond)
     }
 
     fn choice(&self, site: &Site, va: u64, seen: &Seen<'_>, binds: &Bindings) -> bool {
-        let boot = self.phase == Phase::Boot;
-        self.variants(site, va, binds, |i, list, bytes| seen.is(bytes) && (boot || self.choices.possible(list, i)))
+        let template = self.view.templates.at(site.index() as usize);
+        let variants = self.view.variants.range(template.first_variant as usize, template.variants as usize);
+        variants.enumerate().any(|(i, v)| {
+            self.holds(site, &v, va, seen, binds)
+                && (self.phase == Phase::Boot || self.choices.possible(self.conditions(template, i)))
+        })
     }
 
-    /// The variant a choice site holds, if only one that Linux may choose has these bytes.
+    /// The variant a choice site holds: a template and an index to learn from, if only one that Linux may choose has
+    /// these bytes and if it tells anything new.
     pub(crate) fn chosen(
         &self,
         site: &Site,
         va: u64,
         seen: &Seen<'_>,
         binds: &Bindings,
-    ) -> Option<(usize, [Variant; 16], usize)> {
-        let mut found = None;
-        let mut many = !seen.whole();
-        self.variants(site, va, binds, |i, list, bytes| {
-            if seen.is(bytes) && self.choices.possible(list, i) {
-                many |= found.is_some();
-                let mut copy = [Variant::default(); 16];
-                copy[..list.len()].copy_from_slice(list);
-                found = Some((i, copy, list.len()));
-            }
-            false
+    ) -> Option<impl Iterator<Item = u16> + use<'a>> {
+        let template = self.view.templates.at(site.index() as usize);
+        if self.choices.settled(self.conditions(template, 0)) {
+            return None;
+        }
+        let variants = self.view.variants.range(template.first_variant as usize, template.variants as usize);
+        let mut fitting = variants.enumerate().filter(|(i, v)| {
+            self.holds(site, v, va, seen, binds) && self.choices.possible(self.conditions(template, *i))
         });
-        found.filter(|_| !many)
+        let (index, _) = fitting.next()?;
+        let only = fitting.next().is_none();
+        only.then(|| self.conditions(template, index))
     }
 
     /// Whether Linux may be found writing this site from code in the same page: before the first user-mode

@@ -1,1 +1,170 @@
+//! Linux writes a page it runs from: one site may be half-written, and is stepped around
+use secvisor_approval::PAGE;
+use secvisor_rules::{Frame, Rule};
 
+use crate::synthetic::{self as s, Kind, SiteSpec, Spec};
+use crate::world::{Outcome, Stage, World, frames, usual_vars};
+
+fn stage() -> Stage {
+    Stage::new(Spec::new().file())
+}
+
+/// Bytes no site may hold.
+const JUNK: [u8; 8] = [0x0e, 0xf1, 0xd7, 0x3b, 0x96, 0xe1, 0x8c, 0x0e];
+
+fn inside_a_page(site: &&SiteSpec) -> bool {
+    site.offset as usize % PAGE + site.kind.len() <= PAGE
+}
+
+fn sites(world: &World<'_>, region: usize) -> Vec<SiteSpec> {
+    world.spec.regions[region].sites.iter().filter(inside_a_page).cloned().collect()
+}
+
+/// Where no instruction can reach a site that is being written.
+fn far_from(site: &SiteSpec) -> u64 {
+    let page = site.offset & !0xfff;
+    page + (site.offset % 4096 + 0x800) % 4096
+}
+
+#[test]
+fn before_user_mode_any_site_may_be_half_written() {
+    let mut stage = stage();
+    let mut world = World::new(&mut stage);
+    for region in [s::TEXT, s::FAR_TEXT, s::INIT] {
+        for site in sites(&world, region) {
+            let (base, len) = (world.spec.regions[region].base, site.kind.len());
+            let (frame, _) = world.kernel_at(region, site.offset);
+            let before = world.kernel_bytes(region, site.offset, len);
+            world.write_kernel(region, site.offset, &JUNK[..len]);
+            let away = base + far_from(&site);
+            assert_eq!(world.fetch_patching(frame, away), Outcome::Step, "{site:x?}");
+            assert_eq!(world.fetch_patching(frame, away), Outcome::Step, "not approved by stepping");
+            // Finished: the page is as it must be, and approved.
+            world.write_kernel(region, site.offset, &before);
+            assert_eq!(world.fetch_patching(frame, away), Outcome::Runs);
+            // Half-written, and nobody says that Linux is at it.
+            world.write_kernel(region, site.offset, &JUNK[..len]);
+            assert!(matches!(world.fetch(frame, away).rule(), Some(Rule::Tampered | Rule::UnapprovedCode)));
+            world.write_kernel(region, site.offset, &before);
+            assert_eq!(world.fetch(frame, away), Outcome::Runs);
+        }
+    }
+}
+
+#[test]
+fn in_user_times_only_sites_that_change_may_be_half_written() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    for region in [s::TEXT, s::FAR_TEXT] {
+        for site in sites(&world, region) {
+            let len = site.kind.len();
+            let (frame, _) = world.kernel_at(region, site.offset);
+            let before = world.kernel_bytes(region, site.offset, len);
+            world.write_kernel(region, site.offset, &JUNK[..len]);
+            let outcome = world.fetch_patching(frame, world.spec.regions[region].base + far_from(&site));
+            match site.kind {
+                Kind::Choice(..) | Kind::Const(..) => assert!(matches!(outcome, Outcome::Restored(_)), "{site:x?}"),
+                _ => assert_eq!(outcome, Outcome::Step, "{site:x?}"),
+            }
+            world.write_kernel(region, site.offset, &before);
+            assert_eq!(world.fetch(frame, world.spec.regions[region].base), Outcome::Runs);
+        }
+    }
+}
+
+/// The instruction at RIP must not contain a byte that is not verified.
+#[test]
+fn a_half_written_site_is_never_executed() {
+    for booted in [false, true] {
+        let mut stage = stage();
+        let mut world = if booted { World::booted(&mut stage) } else { World::new(&mut stage) };
+        for region in [s::TEXT, s::INIT] {
+            let jump = |x: &SiteSpec| matches!(x.kind, Kind::Jump5(_));
+            let site = sites(&world, region).into_iter().find(jump).unwrap();
+            let (frame, at) = world.kernel_at(region, site.offset);
+            let page = world.spec.regions[region].base + (site.offset & !0xfff);
+            let before = world.kernel_bytes(region, site.offset, 5);
+            // An instruction is at most 15 bytes long; before user mode it begins where the kernel's do.
+            let reach = if booted { 14 } else { 0 };
+            for rip in at - 20..at + 25 {
+                world.write_kernel(region, site.offset, &JUNK[..5]);
+                let outcome = world.fetch_patching(frame, page + rip as u64);
+                let touches = rip + reach >= at && rip < at + 5;
+                match touches {
+                    false => assert_eq!(outcome, Outcome::Step, "{rip:#x}, site at {at:#x}"),
+                    true if world.is_init(region) => assert!(outcome.refused(), "{rip:#x}: {outcome:?}"),
+                    true => assert!(matches!(outcome, Outcome::Restored(_)), "{rip:#x}: {outcome:?}"),
+                }
+                if touches && world.is_init(region) {
+                    assert_eq!(world.kernel_bytes(region, site.offset, 5), JUNK[..5], "init text is not put back");
+                }
+                world.write_kernel(region, site.offset, &before);
+                assert_eq!(world.fetch(frame, page), Outcome::Runs);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_one_site_and_nothing_beside_it() {
+    for booted in [false, true] {
+        let mut stage = stage();
+        let mut world = if booted { World::booted(&mut stage) } else { World::new(&mut stage) };
+        let mutable = |x: &SiteSpec| matches!(x.kind, Kind::Jump5(_) | Kind::Ftrace | Kind::StaticCall(_));
+        let all: Vec<_> = sites(&world, s::TEXT).into_iter().filter(mutable).collect();
+        let (frame, va) = (world.kernel_frame(s::TEXT, 0), s::IMAGE + 0x900);
+        world.write_kernel(s::TEXT, all[0].offset, &JUNK[..5]);
+        assert_eq!(world.fetch_patching(frame, va), Outcome::Step);
+        world.write_kernel(s::TEXT, all[1].offset, &JUNK[..5]);
+        assert!(matches!(world.fetch_patching(frame, va), Outcome::Restored(v) if v.rule == Rule::Tampered));
+        // One site, and one byte behind it.
+        world.write_kernel(s::TEXT, all[0].offset, &JUNK[..6]);
+        assert!(matches!(world.fetch_patching(frame, va), Outcome::Restored(_)));
+        world.write_kernel(s::TEXT, all[0].offset, &JUNK[..5]);
+        let byte = world.kernel_bytes(s::TEXT, 0x700, 1);
+        world.write_kernel(s::TEXT, 0x700, &[byte[0] ^ 2]);
+        assert!(matches!(world.fetch_patching(frame, va), Outcome::Restored(_)));
+    }
+}
+
+/// A site across two pages, half-written; each page is stepped in only away from it.
+#[test]
+fn half_written_across_pages() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    let across = |x: &SiteSpec| !inside_a_page(&x) && matches!(x.kind, Kind::Jump5(_) | Kind::Ftrace);
+    let all: Vec<_> = world.spec.regions[s::TEXT].sites.iter().filter(|x| across(x)).cloned().collect();
+    assert!(all.len() >= 2);
+    for site in all {
+        let before = world.kernel_bytes(s::TEXT, site.offset, 5);
+        let border = s::IMAGE + site.offset / 4096 * 4096 + 4096;
+        let pages = [site.offset as usize / PAGE, site.offset as usize / PAGE + 1];
+        let [first, second] = pages.map(|p| world.kernel_frame(s::TEXT, p));
+        world.write_kernel(s::TEXT, site.offset, &JUNK[..5]);
+        assert_eq!(world.fetch_patching(first, border - 0x400), Outcome::Step);
+        assert_eq!(world.fetch_patching(second, border + 0x400), Outcome::Step);
+        assert_ne!(world.fetch_patching(second, border), Outcome::Step);
+        world.write_kernel(s::TEXT, site.offset, &JUNK[..5]);
+        assert_ne!(world.fetch_patching(first, border - 12), Outcome::Step);
+        world.write_kernel(s::TEXT, site.offset, &before);
+        assert_eq!(world.fetch_kernel(s::TEXT, pages[0]), Outcome::Runs);
+        assert_eq!(world.fetch_kernel(s::TEXT, pages[1]), Outcome::Runs);
+    }
+}
+
+/// Modules do not patch themselves: what is half-written there is not right.
+#[test]
+fn modules_are_not_stepped() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    let vars = usual_vars();
+    world.load(s::BETA, &vars, &frames(0x40, 2));
+    world.load(s::ALPHA, &vars, &frames(0x48, 4));
+    let va = vars[0] + 0x900;
+    world.write(Frame(0x48), 0xb0, &JUNK[..5]);
+    assert!(world.fetch_patching(Frame(0x48), va).refused());
+    world.load(s::ALPHA, &vars, &frames(0x48, 4));
+    assert_eq!(world.fetch_patching(Frame(0x48), va), Outcome::Runs);
+    world.write(Frame(0x48), 0xb0, &JUNK[..5]);
+    assert!(matches!(world.fetch_patching(Frame(0x48), va), Outcome::Restored(_)));
+}
