@@ -14,8 +14,6 @@ use crate::{insn, nops};
 pub const ALWAYS: u16 = 3 * 32 + 21;
 /// Behind the largest CPU feature number an image may use; Linux has about 24 words of 32.
 const MAX_FEATURE: u16 = 64 * 32;
-/// Most variants a site may have in the approval.
-const MAX_VARIANTS: usize = 16;
 
 /// What an entry puts at its site.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,11 +123,7 @@ pub fn variants(
         }
         out.push(Variant::new(cond, finished));
     }
-    let out = without_repeats(out);
-    if out.len() > MAX_VARIANTS {
-        bail!("alternative with {} values, at most {MAX_VARIANTS} are possible", out.len());
-    }
-    Ok(out)
+    Ok(without_repeats(out))
 }
 
 /// Drops passing forms that another variant covers; the linked form stays first.

@@ -25,14 +25,15 @@ pub struct Approved {
 /// What is being done, for people who wait.
 pub type Progress<'a> = &'a dyn Fn(&str);
 
-/// Makes an approval of the kernel in `file` and of the modules at or below `modules`.
-pub fn approve(file: &[u8], modules: &[PathBuf], progress: Progress<'_>) -> Result<Approved> {
+/// Makes an approval of the kernel in `file` and of the modules at or below `modules`. Errors name the kernel `name`.
+pub fn approve(name: &str, file: &[u8], modules: &[PathBuf], progress: Progress<'_>) -> Result<Approved> {
+    let named = || name.to_owned();
     progress("unpacking the kernel");
-    let (setup, vmlinux) = kernel::unpack(file)?;
+    let (setup, vmlinux) = kernel::unpack(file).with_context(named)?;
     progress("reading the kernel");
-    let kernel = Kernel::parse(setup, &vmlinux)?;
+    let kernel = Kernel::parse(setup, &vmlinux).with_context(named)?;
     let mut emitter = kernel.emitter();
-    let (info, counts) = kernel.emit(&mut emitter)?;
+    let (info, counts) = kernel.emit(&mut emitter).with_context(named)?;
     let files = module::files(modules)?;
     progress(&format!("reading {} modules", files.len()));
     let set = module::Set::load(&files, &kernel)?;

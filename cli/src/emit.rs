@@ -3,11 +3,14 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail};
 use secvisor_approval::build::{Builder, FixDef, TemplateDef, VariantDef};
-use secvisor_approval::wire::{ConstClass, FixKind, NONE, cond};
+use secvisor_approval::wire::{ConstClass, FixKind, MAX_SITE, NONE, cond};
 
 use crate::branches::{Retpoline, ReturnThunks, return_variants, upper_half};
 use crate::code::{Address, Code, FieldKind, Variant};
 use crate::flavor::Flavor;
+
+/// Most values a site may have in the approval.
+const MAX_VARIANTS: usize = 16;
 
 /// An approval in the making, and what its kernel and modules share.
 pub struct Emitter {
@@ -60,6 +63,10 @@ impl Emitter {
     /// Template for a list of variants; the first must be the linked form. Sites that differ only in where they
     /// are share it.
     pub fn template(&mut self, site: Address, variants: &[Variant]) -> Result<u16> {
+        let len = variants.first().map_or(0, |v| v.code.len());
+        if !(1..=MAX_SITE).contains(&len) || variants.len() > MAX_VARIANTS {
+            bail!("{} values of {len} bytes, which the approval cannot hold", variants.len());
+        }
         let defs = variants.iter().map(|v| self.variant(site, v)).collect::<Result<_>>()?;
         Ok(self.builder.template(&TemplateDef(defs))?)
     }

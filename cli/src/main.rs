@@ -112,9 +112,9 @@ struct LeftOut<'a> {
 fn make(kernel: &Path, modules: &[PathBuf], output: &Path, json: bool) -> Result<()> {
     let file = std::fs::read(kernel).with_context(|| kernel.display().to_string())?;
     let bar = progress_bar();
-    let made = approve(&file, modules, &|step| bar.set_message(step.to_owned()));
+    let made = approve(&kernel.display().to_string(), &file, modules, &|step| bar.set_message(step.to_owned()));
     bar.finish_and_clear();
-    let made = made.with_context(|| kernel.display().to_string())?;
+    let made = made?;
     write_whole(output, &made.bytes).with_context(|| output.display().to_string())?;
     report(&made, output, json)
 }

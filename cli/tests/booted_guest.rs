@@ -45,7 +45,7 @@ fn what_a_guest_holds_is_approved() {
         return;
     };
     let memory = std::fs::read(memory).unwrap();
-    let mut file = approve(&std::fs::read(kernel).unwrap(), &[], &|_| ()).unwrap().bytes;
+    let mut file = approve("kernel", &std::fs::read(kernel).unwrap(), &[], &|_| ()).unwrap().bytes;
     let (_, view, pages) = view::open(&mut file).unwrap();
     let mut faults = Vec::new();
     let mut conditions = Conditions::default();

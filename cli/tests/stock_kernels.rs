@@ -22,9 +22,13 @@ fn kernel(version: &str) -> Option<Vec<u8>> {
 
 fn approved(version: &str) -> Option<Approved> {
     let file = kernel(version)?;
-    let mut made = approve(&file, &[], &|_| ()).unwrap();
+    let mut made = approve("kernel", &file, &[], &|_| ()).unwrap();
     check::check(&mut made.bytes).unwrap();
-    assert_eq!(approve(&file, &[], &|_| ()).unwrap().bytes, made.bytes, "the same input gives the same bytes");
+    assert_eq!(
+        approve("kernel", &file, &[], &|_| ()).unwrap().bytes,
+        made.bytes,
+        "the same input gives the same bytes"
+    );
     Some(made)
 }
 
@@ -87,8 +91,8 @@ fn linux_6_12() {
 #[test]
 fn damaged_kernels_are_refused() {
     let Some(mut file) = kernel("6.12") else { return };
-    assert!(approve(&file[..file.len() / 2], &[], &|_| ()).is_err());
+    assert!(approve("kernel", &file[..file.len() / 2], &[], &|_| ()).is_err());
     file[0x202] = 0;
-    let error = approve(&file, &[], &|_| ()).map(|_| ()).unwrap_err().to_string();
-    assert_eq!(error, "not a bzImage: no setup header");
+    let error = approve("kernel", &file, &[], &|_| ()).map(|_| ()).map_err(|e| format!("{e:#}")).unwrap_err();
+    assert_eq!(error, "kernel: not a bzImage: no setup header");
 }
