@@ -26,8 +26,8 @@ impl Rules<'_> {
                     return self.refuse(Rule::OutOfTables, frame, None);
                 }
                 let verdict = match self.kernel_page_of_frame(frame) {
-                    Some(page) => self.verify_kernel(machine, frame, page, va, patching),
-                    None => self.verify_module(machine, frame, va & !0xfff),
+                    Some(page) if !self.is_freed(page) => self.verify_kernel(machine, frame, page, va, patching),
+                    _ => self.verify_module(machine, frame, va & !0xfff),
                 };
                 if let Verdict::Refuse(_) = verdict {
                     machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
@@ -46,9 +46,6 @@ impl Rules<'_> {
         patching: bool,
     ) -> Verdict {
         let init = self.is_init(page);
-        if init && self.init_over {
-            return self.refuse(Rule::UnapprovedCode, frame, None);
-        }
         let place = Place { patching, ..self.kernel_place(page) };
         match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
             Ok(Match { proof, unfinished: None }) => {

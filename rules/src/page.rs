@@ -176,6 +176,11 @@ impl Rules<'_> {
         ram.then_some(frame)
     }
 
+    /// Whether a page is init text that Linux has freed. Its frame is ordinary memory, where a module may lie.
+    pub(crate) fn is_freed(&self, page: u32) -> bool {
+        self.init_over && self.is_init(page)
+    }
+
     /// Whether a page is the kernel's init text.
     pub(crate) fn is_init(&self, page: u32) -> bool {
         let region = self.view.regions.at(self.view.region_of_page(page));
