@@ -11,8 +11,12 @@ impl Rules<'_> {
                 self.demote(machine, frame, page);
                 Verdict::Resume
             }
-            // A right that another CPU has just given, or a stale translation: try again.
-            FrameState::Data | FrameState::Device => Verdict::Resume,
+            FrameState::Data => {
+                // Frozen since the guest stepped in it, a right that another CPU has just given, or a stale translation.
+                let _no_room_means_never_frozen = machine.set_access(frame, Access::Data);
+                Verdict::Resume
+            }
+            FrameState::Device => Verdict::Resume,
             FrameState::Hypervisor => Verdict::Refuse(Violation { rule: Rule::HypervisorMemory, frame, nearest: None }),
         }
     }
