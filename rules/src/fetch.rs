@@ -57,7 +57,10 @@ impl Rules<'_> {
                 // the approval says, so that none reaches into a site from before; later it could be 15 bytes long.
                 let (at, longest) = ((va & 0xfff) as usize, if self.booted { MAX_INSTRUCTION } else { 1 });
                 if at < site.end && site.start < at + longest {
-                    return self.put_back(machine, frame, &place, site.start as u16);
+                    return match init {
+                        true => self.refuse(Rule::UnapprovedCode, frame, Some((page, site.start as u16))),
+                        false => self.put_back(machine, frame, &place, site.start as u16),
+                    };
                 }
                 Verdict::Step(proof)
             }
