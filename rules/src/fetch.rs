@@ -103,6 +103,11 @@ impl Rules<'_> {
     ) -> Verdict {
         match machine.set_access(frame, Access::Executable(proof)) {
             Ok(()) => {
+                // A module that was loaded again in the same place: its old frame is no longer part of it.
+                let before = Frame(self.places[page as usize] as u64);
+                if before != frame && self.frames.get(before) == FrameState::Approved(page) {
+                    self.demote(machine, before, page);
+                }
                 self.note_approved(page, frame);
                 self.counters.verified += 1;
                 Verdict::Resume
