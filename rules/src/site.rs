@@ -145,9 +145,13 @@ impl<'a> Context<'_, 'a> {
                 seen.is(&NOP5) || seen.is(&jump) || seen.pokes(&NOP5, &jump)
             }
             SiteKind::Ftrace => self.ftrace(va, seen),
-            SiteKind::FtraceCall => self.static_call(0xe8, va, seen),
-            SiteKind::StaticCall => self.link_form(0xe8, site, va, seen, binds) || self.static_call(0xe8, va, seen),
-            SiteKind::StaticJump => self.link_form(0xe9, site, va, seen, binds) || self.static_call(0xe9, va, seen),
+            SiteKind::FtraceCall => self.static_call(0xe8, va, seen, binds),
+            SiteKind::StaticCall => {
+                self.link_form(0xe8, site, va, seen, binds) || self.static_call(0xe8, va, seen, binds)
+            }
+            SiteKind::StaticJump => {
+                self.link_form(0xe9, site, va, seen, binds) || self.static_call(0xe9, va, seen, binds)
+            }
             SiteKind::Trampoline => self.trampoline(site, va, seen, binds),
         }
     }
@@ -298,7 +302,7 @@ impl<'a> Context<'_, 'a> {
 
     /// A static call that has been given its target: any function, or one of the forms without a branch. Which
     /// function a key may have cannot be read from the image.
-    fn static_call(&self, opcode: u8, va: u64, seen: &Seen<'_>) -> bool {
+    fn static_call(&self, opcode: u8, va: u64, seen: &Seen<'_>, binds: &Bindings) -> bool {
         let plain: [&[u8; 5]; 2] = if opcode == 0xe8 { [&NOP5, &RETURN0] } else { [&RETURN, &RETURN] };
         let poked = |value: &[u8; 5]| seen.low > 0 || seen.bytes[0] == value[0] || seen.bytes[0] == INT3;
         let tail = |value: &[u8; 5]| (seen.low.max(1)..seen.high).all(|i| seen.bytes[i] == value[i]);
@@ -306,7 +310,7 @@ impl<'a> Context<'_, 'a> {
             return true;
         }
         let target = field(&seen.bytes[1..5]).wrapping_add(va + 5);
-        seen.whole() && (seen.bytes[0] == opcode || seen.bytes[0] == INT3) && self.is_function(target)
+        seen.whole() && (seen.bytes[0] == opcode || seen.bytes[0] == INT3) && self.is_function(target, binds)
     }
 
     fn trampoline(&self, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
@@ -316,15 +320,16 @@ impl<'a> Context<'_, 'a> {
             return tail_ok;
         }
         let head = Seen { bytes: &seen.bytes[..5], low: seen.low, high: seen.high.min(5) };
-        tail_ok && (self.link_form(0xe9, site, va, &head, binds) || self.static_call(0xe9, va, &head))
+        tail_ok && (self.link_form(0xe9, site, va, &head, binds) || self.static_call(0xe9, va, &head, binds))
     }
 
-    /// Whether a function of the kernel, or of a module that has its place, begins at `va`.
-    fn is_function(&self, va: u64) -> bool {
+    /// Whether a function of the kernel, or of a module that has its place, begins at `va`. The module whose page is
+    /// under comparison has one.
+    fn is_function(&self, va: u64, binds: &Bindings) -> bool {
         self.view.regions.iter().any(|r| {
             let base = match RegionKind::new(r.kind) {
                 Some(RegionKind::KernelText | RegionKind::KernelInit) => r.base,
-                _ => self.vars[r.base as usize],
+                _ => binds.get(self.vars, r.base as u32).unwrap_or(0),
             };
             let offset = va.wrapping_sub(base);
             base != 0 && offset < r.pages as u64 * 4096 && self.view.function_at(&r, offset as u32)
