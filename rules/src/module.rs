@@ -151,6 +151,13 @@ impl Rules<'_> {
         for (var, value) in binds.pending() {
             self.vars[*var as usize] = *value;
         }
+        // What was taken as unbound is bound now, and the pages beside this one are known to be, or not to be, of
+        // the same instance.
+        if binds.anew()
+            && let Err(Mismatch(at)) = self.compare(machine, frame, place, &mut Bindings::new(0..0))
+        {
+            return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at)));
+        }
         self.pages[place.page as usize].copy_from_slice(machine.page(frame));
         self.learn(place, &Bindings::new(0..0));
         self.approve(machine, frame, place.page, found.proof)

@@ -5,7 +5,7 @@ use secvisor_approval::wire::{NONE, Site};
 use secvisor_approval::{PAGE, PageBytes};
 
 use crate::site::{Bindings, Context, Phase, Seen};
-use crate::{Frame, Machine, Rules};
+use crate::{Frame, FrameState, Machine, Rules};
 
 /// Proof that a frozen frame holds a page of the approval. The one constructor is behind the comparison
 /// ([`Rules::compare`]); the loader's copy of the kernel is the other way to be right ([`Rules::loaded`]).
@@ -131,7 +131,7 @@ impl Rules<'_> {
         whole[first..len].copy_from_slice(&bytes[..len - first]);
         last[..first].copy_from_slice(&self.pages[place.page as usize - 1][site.offset()..]);
         last[first..len].copy_from_slice(&self.pages[place.page as usize][..len - first]);
-        let neighbour = self.neighbour(machine, place.page - 1, place.va - PAGE as u64);
+        let neighbour = self.neighbour(machine, place.page - 1, place.va - PAGE as u64, binds);
         if let Some(other) = neighbour {
             whole[..first].copy_from_slice(&machine.page(other)[site.offset()..]);
         }
@@ -159,7 +159,7 @@ impl Rules<'_> {
         whole[..first].copy_from_slice(&bytes[site.offset()..]);
         last[..first].copy_from_slice(&self.pages[place.page as usize][site.offset()..]);
         last[first..len].copy_from_slice(&self.pages[place.page as usize + 1][..len - first]);
-        let neighbour = self.neighbour(machine, place.page + 1, place.va + PAGE as u64);
+        let neighbour = self.neighbour(machine, place.page + 1, place.va + PAGE as u64, binds);
         if let Some(other) = neighbour {
             whole[first..len].copy_from_slice(&machine.page(other)[..len - first]);
         }
@@ -168,11 +168,14 @@ impl Rules<'_> {
         context.allows(site, va, &seen, &last[..len], binds)
     }
 
-    /// The frame that holds the page next to one under comparison, if it can be told: a straddling site is
-    /// compared whole when the later of the two pages has its turn, so a wrong hint costs nothing but a refusal.
-    fn neighbour(&self, machine: &impl Machine, page: u32, va: u64) -> Option<Frame> {
-        let frame = self.frame_of_kernel_page(page).or_else(|| machine.translate(va))?;
-        let ram = matches!(self.frames.get(frame), crate::FrameState::Data | crate::FrameState::Approved(_));
+    /// The frame that holds the page next to one under comparison, if it can be told. Where the neighbour is approved,
+    /// its own frame counts, so that a straddling site is compared whole when the later of the two pages has its turn.
+    /// Before that, where the guest's tables lead is a hint, and a wrong one costs nothing but a refusal.
+    fn neighbour(&self, machine: &impl Machine, page: u32, va: u64, binds: &Bindings) -> Option<Frame> {
+        let approved = Frame(self.places[page as usize] as u64);
+        let approved = Some(approved).filter(|f| self.frames.get(*f) == FrameState::Approved(page) && !binds.anew());
+        let frame = self.frame_of_kernel_page(page).or(approved).or_else(|| machine.translate(va))?;
+        let ram = matches!(self.frames.get(frame), FrameState::Data | FrameState::Approved(_));
         ram.then_some(frame)
     }
 

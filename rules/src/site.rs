@@ -83,6 +83,10 @@ impl Bindings {
         self.len += 1;
         true
     }
+    /// Whether some variables are looked at as if they were not bound.
+    pub(crate) fn anew(&self) -> bool {
+        !self.fresh.is_empty()
+    }
     pub(crate) fn pending(&self) -> &[(u32, u64)] {
         &self.pending[..self.len]
     }
