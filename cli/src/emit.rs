@@ -9,6 +9,8 @@ use crate::branches::{Retpoline, ReturnThunks, return_variants, upper_half};
 use crate::code::{Address, Code, FieldKind, Variant};
 use crate::flavor::Flavor;
 
+/// What takes the place of an ENDBR that nothing may branch to.
+pub const SEALED_ENDBR: [u8; 4] = [0x66, 0x0f, 0x1f, 0x00];
 /// Most values a site may have in the approval.
 const MAX_VARIANTS: usize = 16;
 
@@ -118,7 +120,7 @@ impl Emitter {
     /// Template of an ENDBR that Linux removes at boot and when a module is loaded.
     pub fn endbr_template(&mut self) -> Result<u16> {
         let link = Variant::new(cond::BOOT_ONLY, Code::plain([0xf3, 0x0f, 0x1e, 0xfa]));
-        let sealed = Variant::new(cond::BASE, Code::plain([0x66, 0x0f, 0x1f, 0x00]));
+        let sealed = Variant::new(cond::BASE, Code::plain(SEALED_ENDBR));
         self.template(Address::absolute(0), &[link, sealed])
     }
 

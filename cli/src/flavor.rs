@@ -31,7 +31,10 @@ impl Flavor {
         }
         match (has_section(".parainstructions"), has_section(".call_sites")) {
             (true, false) => Ok(Self::V6_1),
-            (false, true) => Ok(Self::V6_12),
+            (false, true) if has_symbol("text_poke_apply_relocation") => Ok(Self::V6_12),
+            (false, true) => {
+                bail!("the kernel has no text_poke_apply_relocation: how it moves alternatives is unknown")
+            }
             (true, true) => bail!("the kernel has both .parainstructions and .call_sites: its patching is unknown"),
             (false, false) => {
                 bail!("the kernel has neither .parainstructions nor .call_sites: its patching is unknown")
@@ -66,7 +69,9 @@ mod tests {
         let v612 = [".altinstructions", ".return_sites", ".call_sites", ".smp_locks"];
         let none = |_: &str| false;
         assert_eq!(Flavor::detect(|s| v61.contains(&s), none).unwrap(), Flavor::V6_1);
-        assert_eq!(Flavor::detect(|s| v612.contains(&s), none).unwrap(), Flavor::V6_12);
+        let moves = |s: &str| s == "text_poke_apply_relocation";
+        assert_eq!(Flavor::detect(|s| v612.contains(&s), moves).unwrap(), Flavor::V6_12);
+        assert!(Flavor::detect(|s| v612.contains(&s), none).is_err());
     }
 
     #[test]

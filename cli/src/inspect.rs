@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::bytes::hex;
 use crate::check::{bytes, placed, sites};
+use crate::sites::OWN_CONDITIONS;
 
 /// An opened approval.
 pub struct Approval<'a> {
@@ -410,7 +411,7 @@ pub fn condition(raw: u16) -> String {
         cond::RETURN_ITS => "returns against ITS".to_owned(),
         cond::UNIPROCESSOR => "one CPU".to_owned(),
         cond::BOOT_ONLY => "while booting".to_owned(),
-        0xf00..cond::SPECIAL => format!("choice {} of this site", id - 0xf00),
+        OWN_CONDITIONS..cond::SPECIAL => format!("choice {} of this site", id - OWN_CONDITIONS),
         feature => format!("CPU feature {}*32+{}", feature / 32, feature % 32),
     };
     if raw & cond::NOT != 0 { format!("not {name}") } else { name }

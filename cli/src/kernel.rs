@@ -53,8 +53,7 @@ impl PvOps {
         };
         let start = symbols.need("pv_ops")?;
         // The table ends where the next symbol begins.
-        let end = symbols.iter().map(|s| s.address).filter(|a| *a > start).min().unwrap_or(start);
-        let len = end.saturating_sub(start).min(PAGE as u64) as usize / 8;
+        let len = symbols.size(start).min(PAGE) / 8;
         let slots = (0..len as u64).map(|i| image.u64(start.wrapping_add(8 * i))).collect::<Result<_>>()?;
         Ok(Self { start, slots, nop: symbols.need(nop)?, bug: symbols.need(bug)?, flavor })
     }
@@ -144,6 +143,10 @@ impl<'a> Kernel<'a> {
         let mut symbols = KernelSymbols::new(kallsyms::decode(rodata.bytes, rodata.address)?);
         let flavor = Flavor::detect(|s| image.section(s).is_some(), |s| symbols.get(s).is_some())?;
         symbols.set_exports(exports(&image)?);
+        let nops = image.bytes(symbols.need("x86nops")?, nops::table(flavor).len())?;
+        if nops != nops::table(flavor) {
+            bail!("the kernel's NOPs (x86nops) are unknown");
+        }
         let relocs = relocs::read(image.tail, true)?;
         if relocs.abs32.is_empty() || relocs.abs64.is_empty() {
             bail!("the kernel has no relocation table: one built without KASLR is unknown");

@@ -21,6 +21,11 @@ const NOPS: [&[u8]; 12] = [
 /// The NOP of 5 bytes, which stands for a disabled call.
 pub const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
+/// The kernel's own table of NOPs (`x86nops`).
+pub fn table(flavor: Flavor) -> Vec<u8> {
+    NOPS[..=flavor.max_nop()].concat()
+}
+
 /// Fills `out` with the longest NOPs there are (6.1 `add_nops`).
 fn fill_greedy(out: &mut [u8], max: usize) {
     for chunk in out.chunks_mut(max) {

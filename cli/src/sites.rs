@@ -10,7 +10,7 @@ use crate::alternatives::{self, Entry, Replacement};
 use crate::branches::{Retpoline, return_variants};
 use crate::bytes::{hex, i32_at, u64_at};
 use crate::code::{Address, Code, Variant};
-use crate::emit::Emitter;
+use crate::emit::{Emitter, SEALED_ENDBR};
 use crate::kernel::Kernel;
 
 /// How many of each the kernel's tables list.
@@ -172,7 +172,7 @@ struct Gather<'k, 'a> {
 
 /// First of the numbers that stand for conditions of one site alone. No CPU feature has them, so nothing but the
 /// site itself tells the hypervisor whether they hold.
-const OWN_CONDITIONS: u16 = cond::SPECIAL - 0x100;
+pub const OWN_CONDITIONS: u16 = cond::SPECIAL - 0x100;
 
 impl Gather<'_, '_> {
     /// Bytes of a site in code that runs. `None` if it lies where nothing runs; an error if that place is unknown.
@@ -414,6 +414,14 @@ impl Gather<'_, '_> {
     }
 
     fn endbr(&mut self) -> Result<()> {
+        if self.kernel.image.section(".ibt_endbr_seal").is_some() {
+            // What takes the place of an ENDBR is a constant in this function.
+            let seal = self.kernel.symbols.need("apply_seal_endbr")?;
+            let code = self.kernel.image.bytes(seal, self.kernel.symbols.size(seal))?;
+            if !code.windows(4).any(|w| w == SEALED_ENDBR) {
+                bail!("apply_seal_endbr does not write {}: the kernel's seal is unknown", hex(&SEALED_ENDBR));
+            }
+        }
         for address in self.self_relative_list(".ibt_endbr_seal")? {
             self.counts.endbr += 1;
             let Some(bytes) = self.code(address, 4)? else { continue };

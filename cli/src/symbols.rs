@@ -57,6 +57,11 @@ impl KernelSymbols {
         self.get(name).ok_or_else(|| anyhow!("the kernel has no symbol {name}"))
     }
 
+    /// How far it is from a symbol's address to the next symbol's.
+    pub fn size(&self, address: u64) -> usize {
+        self.all.iter().map(|s| s.address).filter(|a| *a > address).min().map_or(0, |next| (next - address) as usize)
+    }
+
     /// Value of an exported symbol: what a module's undefined symbol resolves to. That of a per-CPU symbol is its
     /// offset from the per-CPU base, as Linux uses it.
     pub fn export(&self, name: &str) -> Option<u64> {
