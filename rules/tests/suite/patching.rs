@@ -10,7 +10,7 @@ fn stage() -> Stage {
 }
 
 /// Bytes no site may hold.
-const JUNK: [u8; 8] = [0x0e, 0xf1, 0xd7, 0x3b, 0x96, 0xe1, 0x8c, 0x0e];
+const JUNK: [u8; 8] = [0xfe, 0xf1, 0xd7, 0x3b, 0x96, 0xe1, 0x8c, 0x0e];
 
 fn inside_a_page(site: &&SiteSpec) -> bool {
     site.offset as usize % PAGE + site.kind.len() <= PAGE

@@ -4,8 +4,10 @@
 //! nothing becomes executable that was not frozen before, and frames that are not the guest's are left alone.
 //! [`World`] puts the rules on top and plays the hypervisor's part.
 #![allow(dead_code)]
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use secvisor_approval::view::{self, View};
 use secvisor_approval::wire::{NONE, RegionKind, cond};
@@ -188,13 +190,24 @@ pub struct World<'a> {
     pub ram: Ram,
     /// The kernel's choices and constants when user mode was first reached.
     pub pinned: Vec<PageBytes>,
+    /// What a site may hold, as long as the variables stay the same.
+    known: RefCell<Known>,
 }
+
+/// Variables, and the values of sites by region and offset.
+type Known = (Vec<u64>, BTreeMap<(usize, u64), Rc<Vec<s::Value>>>);
 
 impl<'a> World<'a> {
     /// A machine on which the kernel has just been loaded.
     pub fn new(stage: &'a mut Stage) -> Self {
         let spec = Spec::new();
-        let mut world = Self { spec, rules: stage.rules().unwrap(), ram: Ram::new(), pinned: Vec::new() };
+        let mut world = Self {
+            spec,
+            rules: stage.rules().unwrap(),
+            ram: Ram::new(),
+            pinned: Vec::new(),
+            known: RefCell::default(),
+        };
         for region in [s::TEXT, s::FAR_TEXT, s::INIT] {
             let bytes = world.spec.bytes(region);
             for (i, page) in bytes.as_chunks::<PAGE>().0.iter().enumerate() {
@@ -459,7 +472,7 @@ impl<'a> World<'a> {
                     When::If(c) if choice => holds(c) || c & !cond::NOT == s::UNSHOWN,
                     _ => true,
                 };
-                let values = self.spec.values(site, va, vars);
+                let values = self.values(region, site, va, vars);
                 let mut possible: Vec<_> = values.iter().filter(|v| when(v.when)).collect();
                 let shown = |v: &&s::Value| v.when != When::If(s::UNSHOWN);
                 if choice && let Some(last) = possible.iter().rposition(shown) {
@@ -470,6 +483,16 @@ impl<'a> World<'a> {
                 unbound || possible.iter().any(|v| fits(&v.bytes))
             }
         }
+    }
+
+    /// As [`Spec::values`], but each list is made once.
+    fn values(&self, region: usize, site: &SiteSpec, va: u64, vars: &[u64]) -> Rc<Vec<s::Value>> {
+        let mut known = self.known.borrow_mut();
+        if known.0 != vars {
+            *known = (vars.to_vec(), BTreeMap::new());
+        }
+        let list = known.1.entry((region, site.offset));
+        list.or_insert_with(|| Rc::new(self.spec.values(site, va, vars))).clone()
     }
 
     /// Whether a page of the kernel is init text.
