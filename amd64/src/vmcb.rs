@@ -154,6 +154,90 @@ pub struct Vmcb {
     pub save: Save,
 }
 
+impl Segment {
+    const ZERO: Self = Self { selector: 0, attrib: 0, limit: 0, base: 0 };
+}
+
+impl Control {
+    const ZERO: Self = Self {
+        intercept_cr: 0,
+        intercept_dr: 0,
+        intercept_exceptions: 0,
+        intercept_misc1: 0,
+        intercept_misc2: 0,
+        intercept_misc3: 0,
+        reserved_018: [0; 0x28],
+        iopm_base: 0,
+        msrpm_base: 0,
+        tsc_offset: 0,
+        asid: 0,
+        tlb_control: 0,
+        virtual_interrupt: 0,
+        interrupt_shadow: 0,
+        exit_code: 0,
+        exit_info1: 0,
+        exit_info2: 0,
+        exit_int_info: 0,
+        nested_control: 0,
+        reserved_098: [0; 0x10],
+        event_injection: 0,
+        nested_cr3: 0,
+        lbr_control: 0,
+        clean: 0,
+        next_rip: 0,
+        reserved_0d0: [0; 0x330],
+    };
+}
+
+impl Save {
+    const ZERO: Self = Self {
+        es: Segment::ZERO,
+        cs: Segment::ZERO,
+        ss: Segment::ZERO,
+        ds: Segment::ZERO,
+        fs: Segment::ZERO,
+        gs: Segment::ZERO,
+        gdtr: Segment::ZERO,
+        ldtr: Segment::ZERO,
+        idtr: Segment::ZERO,
+        tr: Segment::ZERO,
+        reserved_0a0: [0; 0x2b],
+        cpl: 0,
+        reserved_0cc: [0; 4],
+        efer: 0,
+        reserved_0d8: [0; 0x70],
+        cr4: 0,
+        cr3: 0,
+        cr0: 0,
+        dr7: 0,
+        dr6: 0,
+        rflags: 0,
+        rip: 0,
+        reserved_180: [0; 0x58],
+        rsp: 0,
+        reserved_1e0: [0; 0x18],
+        rax: 0,
+        star: 0,
+        lstar: 0,
+        cstar: 0,
+        sfmask: 0,
+        kernel_gs_base: 0,
+        sysenter_cs: 0,
+        sysenter_esp: 0,
+        sysenter_eip: 0,
+        cr2: 0,
+        reserved_248: [0; 0x20],
+        g_pat: 0,
+        debug_control: 0,
+        reserved_278: [0; 0x988],
+    };
+}
+
+impl Vmcb {
+    /// All zeros.
+    pub const ZERO: Self = Self { control: Control::ZERO, save: Save::ZERO };
+}
+
 /// TLB_CONTROL: flush every entry of every ASID (APM 2, 15.16.2).
 pub const TLB_FLUSH_ALL: u32 = 1;
 

@@ -162,7 +162,7 @@ fn site_len(v: &View<'_>, site: &Site, exprs: usize) -> Option<usize> {
         SiteKind::Choice => (index < v.templates.len()).then(|| v.templates.at(index).len as usize),
         SiteKind::Jump2 => Some(2),
         SiteKind::Jump5 | SiteKind::Ftrace | SiteKind::FtraceCall => Some(5),
-        SiteKind::Const if index < v.consts.len() => ConstClass::new(v.consts.at(index).class).map(ConstClass::len),
+        SiteKind::Const if index < v.consts.len() => ConstClass::new(v.consts.at(index).class).map(ConstClass::width),
         SiteKind::Const => None,
     }
 }

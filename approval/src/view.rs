@@ -220,6 +220,13 @@ pub fn length(header: &[u8]) -> Result<u64, Error> {
     }
 }
 
+/// Numbers of pages and variables of the approval that begins here, from its header alone. Not checked yet: for planning.
+pub fn counts(header: &[u8]) -> Result<(u64, u64), Error> {
+    length(header)?;
+    let len = |s: Section| u64_at(header, SECTIONS_OFFSET + 16 * s as usize + 8);
+    Ok((len(Section::Pages) / PAGE as u64, len(Section::Vars) / Var::SIZE as u64))
+}
+
 /// Checks a file and splits it into what starts the kernel, what judges it, and the pages.
 pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]), Error> {
     let total = length(file)?;

@@ -445,7 +445,7 @@ impl ConstClass {
         [Self::Pointer, Self::Shift, Self::UserPtrMax, Self::Mask].get(raw as usize).copied()
     }
     /// Length of the field in bytes.
-    pub fn len(self) -> usize {
+    pub fn width(self) -> usize {
         match self {
             Self::Pointer | Self::UserPtrMax => 8,
             Self::Shift => 1,

@@ -9,13 +9,14 @@ use secvisor_rules::Rules;
 use crate::cpu::run::{self, Registers, Stack};
 use crate::cpu::svm::Features;
 use crate::mem::npt::View;
+use crate::mem::once::Once;
 use crate::nested::{GuestPaging, Nested};
 use crate::opcode::Opcodes;
 use crate::report;
 use crate::stats::Stats;
 use crate::switch::Hidden;
 use crate::violation::Log;
-use crate::window::Window;
+use crate::window::{Scratch, Window};
 
 /// I/O and MSR permission maps (APM 2, 15.10.1 and 15.11): a set bit intercepts.
 #[repr(C, align(4096))]
@@ -24,11 +25,12 @@ struct Maps {
     msr: [u8; 2 * 4096],
 }
 
-static mut VMCB: core::mem::MaybeUninit<Vmcb> = core::mem::MaybeUninit::zeroed();
-static mut STACK: Stack = Stack::new();
-static mut OPCODES: Opcodes = Opcodes::new();
-static mut LOG: Log = Log::new();
-static mut MAPS: Maps = Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096] };
+static VMCB: Once<Vmcb> = Once::new(Vmcb::ZERO);
+static STACK: Once<Stack> = Once::new(Stack::new());
+static OPCODES: Once<Opcodes> = Once::new(Opcodes::new());
+static LOG: Once<Log> = Once::new(Log::new());
+static SCRATCH: Once<Scratch> = Once::new(Scratch::NEW);
+static MAPS: Once<Maps> = Once::new(Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096] });
 
 /// All exceptions; vector 2 is reserved, NMIs have their own bit.
 pub const ALL_EXCEPTIONS: u32 = !(1 << 2);
@@ -57,17 +59,15 @@ pub struct Vcpu {
     pub(crate) opcodes: &'static mut Opcodes,
     pub(crate) stats: Stats,
     pub(crate) log: &'static mut Log,
+    /// What absent memory looks like.
+    pub(crate) scratch: &'static mut Scratch,
     pub(crate) memory: u64,
 }
 
 impl Vcpu {
     /// A virtual CPU that intercepts what it must. Called once.
     pub fn new(rules: Rules<'static>, nested: Nested, features: Features, memory: u64) -> Self {
-        // SAFETY: called once, so nobody else has a reference; all zeros is a valid `Vmcb`.
-        let (vmcb, maps, stack) =
-            unsafe { ((*(&raw mut VMCB)).assume_init_mut(), &mut *(&raw mut MAPS), &mut *(&raw mut STACK)) };
-        // SAFETY: likewise.
-        let (opcodes, log) = unsafe { (&mut *(&raw mut OPCODES), &mut *(&raw mut LOG)) };
+        let (vmcb, maps) = (VMCB.take(), MAPS.take());
         for port in report::COM2..report::COM2 + 8 {
             maps.io[port as usize / 8] |= 1 << (port % 8);
         }
@@ -91,7 +91,7 @@ impl Vcpu {
         control.clean = 0;
         let mut this = Self {
             vmcb,
-            regs: &mut stack.registers,
+            regs: &mut STACK.take().registers,
             rules,
             nested,
             features,
@@ -101,9 +101,10 @@ impl Vcpu {
             patching: None,
             cpuid: misc1::CPUID,
             injected: Event(0),
-            opcodes,
+            opcodes: OPCODES.take(),
             stats: Stats::default(),
-            log,
+            log: LOG.take(),
+            scratch: SCRATCH.take(),
             memory,
         };
         this.kernel_controls();

@@ -10,18 +10,9 @@ const FULL: u64 = 256;
 /// Violations kept.
 const KEPT: usize = 128;
 
-/// One kept violation.
-#[derive(Clone, Copy)]
-pub struct Kept {
-    /// Which.
-    pub violation: Violation,
-    /// Where the guest was.
-    pub rip: u64,
-}
-
 /// The last violations, in memory of ours.
 pub struct Log {
-    kept: [Option<Kept>; KEPT],
+    kept: [Option<Violation>; KEPT],
     count: u64,
 }
 
@@ -29,6 +20,13 @@ impl Log {
     /// Empty.
     pub const fn new() -> Self {
         Self { kept: [None; KEPT], count: 0 }
+    }
+
+    /// A kept violation, 0 the latest: its number in bits 8-63, its rule in bits 0-7.
+    pub fn latest(&self, back: u64) -> Option<u64> {
+        let number = self.count.checked_sub(back).filter(|n| *n > 0 && back < KEPT as u64)?;
+        let violation = self.kept[(number - 1) as usize % KEPT]?;
+        Some(number << 8 | violation.rule as u64)
     }
 }
 
@@ -38,7 +36,7 @@ impl Vcpu {
         self.stats.violations += 1;
         let rip = self.vmcb.save.rip;
         let log = &mut *self.log;
-        log.kept[log.count as usize % KEPT] = Some(Kept { violation, rip });
+        log.kept[log.count as usize % KEPT] = Some(violation);
         log.count += 1;
         if log.count > FULL && !log.count.is_power_of_two() {
             return;

@@ -35,10 +35,14 @@ pub struct Window {
     loads_flags: bool,
 }
 
+/// A frame of ones, in place of memory the guest does not have.
 #[repr(C, align(4096))]
-struct Scratch([u8; 4096]);
-/// What absent memory looks like: all ones.
-static mut SCRATCH: Scratch = Scratch([0xff; 4096]);
+pub struct Scratch([u8; 4096]);
+
+impl Scratch {
+    /// As the guest finds it.
+    pub const NEW: Self = Self([0xff; 4096]);
+}
 
 impl Vcpu {
     /// Opens a window on up to two frames. `false` if the tables have no room.
@@ -48,7 +52,7 @@ impl Vcpu {
             let Some(frame) = frame else { continue };
             let entry = match purpose {
                 Purpose::SelfPatch | Purpose::Segment => NestedTables::open_entry(frame, true),
-                Purpose::Absent => NestedTables::open_entry(Frame::containing(&raw const SCRATCH as u64), false),
+                Purpose::Absent => NestedTables::open_entry(Frame::containing(&raw const *self.scratch as u64), false),
             };
             match self.nested.replace(self.view, frame, entry) {
                 Ok(old) => *slot = Some((frame, old)),
@@ -97,10 +101,7 @@ impl Vcpu {
                 self.patching = window.frames[0].map(|(f, _)| f);
                 self.patched(self.patching);
             }
-            Purpose::Absent => {
-                // SAFETY: the scratch frame is ours and no longer mapped.
-                unsafe { (*(&raw mut SCRATCH)).0.fill(0xff) };
-            }
+            Purpose::Absent => *self.scratch = Scratch::NEW,
             Purpose::Segment => self.end_show_segments(),
         }
         // Back to the controls of the view we were in; a segment load was made in the kernel view.

@@ -219,7 +219,8 @@ impl Rules<'_> {
         self.refuse(Rule::UnapprovedCode, frame, nearest)
     }
 
-    /// The module page that shares most bytes with a frame, for the report: at least three quarters of them.
+    /// The module page a frame comes closest to, for the report: three quarters of the page's bytes, not counting zeros,
+    /// are in the frame.
     fn nearest(&self, machine: &impl Machine, frame: Frame) -> Option<(u32, u16)> {
         let bytes = machine.page(frame);
         let modules = self.view.regions.iter().filter(|r| r.module != NONE);
@@ -227,14 +228,11 @@ impl Rules<'_> {
         let mut best = (PAGE * 3 / 4, None);
         for page in pages {
             let reference = &self.pages[page as usize];
-            let probe = bytes.iter().zip(reference).step_by(64).filter(|(a, b)| a == b).count();
-            if probe < PAGE / 64 / 2 {
-                continue;
-            }
-            let same = bytes.iter().zip(reference).filter(|(a, b)| a == b).count();
-            if same > best.0 {
+            let total = reference.iter().filter(|b| **b != 0).count().max(1);
+            let same = bytes.iter().zip(reference).filter(|(a, b)| a == b && **b != 0).count();
+            if same * PAGE / total > best.0 {
                 let at = bytes.iter().zip(reference).position(|(a, b)| a != b).unwrap_or(0);
-                best = (same, Some((page, at as u16)));
+                best = (same * PAGE / total, Some((page, at as u16)));
             }
         }
         best.1

@@ -273,7 +273,7 @@ impl<'a> Context<'_, 'a> {
         let constant = self.view.consts.at(site.index() as usize);
         let Some(class) = ConstClass::new(constant.class) else { return false };
         let value = field(seen.bytes);
-        seen.is(&constant.link.to_le_bytes()[..class.len()])
+        seen.is(&constant.link.to_le_bytes()[..class.width()])
             || seen.whole()
                 && match class {
                     ConstClass::Pointer => value >= 0xffff_8000_0000_0000,

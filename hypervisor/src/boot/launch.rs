@@ -71,7 +71,6 @@ unsafe extern "C" {
 /// (given back), the rest of the approval, then tables.
 struct Arena {
     approval: u64,
-    approval_len: u64,
     frames: u64,
     places: u64,
     vars: u64,
@@ -100,7 +99,12 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
         return Err(Error::Approval(view::Error::Truncated));
     }
     let len = approval.end - approval.start;
-    let arena = plan(&boot, &features, top / 4096, len, initrd)?;
+    let (page_count, var_count) = view::counts(header).map_err(Error::Approval)?;
+    if page_count > len / 4096 || var_count > len / 8 {
+        return Err(Error::Approval(view::Error::Truncated));
+    }
+    let lens = [len, top / 4096 * 2, page_count * 4, var_count * 8].map(pages);
+    let arena = plan(&boot, &features, top / 4096, lens, initrd)?;
 
     // SAFETY: `plan` found RAM for the arena that holds neither this image nor what is moved later.
     let file = unsafe {
@@ -108,7 +112,7 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
         physical::claim::<u8>(arena.approval, len as usize)
     };
     let (kernel, view, reference) = view::open(file).map_err(Error::Approval)?;
-    if view.vars.len() as u64 * 8 > arena.tables - arena.vars || reference.len() > secvisor_rules::frame::MAX_PAGES {
+    if reference.len() > secvisor_rules::frame::MAX_PAGES {
         return Err(Error::TooManyPages);
     }
     let kept_from = arena.approval + kernel.runtime_offset;
@@ -197,16 +201,14 @@ fn plan(
     boot: &BootInfo,
     features: &Features,
     frames: u64,
-    approval_len: u64,
+    [approval_len, frames_len, places_len, vars_len]: [u64; 4],
     initrd: &Range<u64>,
 ) -> Result<Arena, Error> {
     let low = boot.ram.get().iter().filter(|r| r.start < FOUR_GIB);
     let range = low.map(|r| r.start..r.end.min(FOUR_GIB)).max_by_key(|r| r.end - r.start).ok_or(Error::Memory(0))?;
     let splits = SPLITS.min((frames / 512) as usize);
     let table_count = npt::tables_needed(features.physical_bits, frames, splits);
-    // Places and variables are bounded by the approval's own size: a page of the approval has 4096 bytes, a variable 8.
-    let (places, vars) = (pages(approval_len / 4096 * 4), pages((approval_len / 64).min(MIB)));
-    let lens = [pages(approval_len), pages(frames * 2), places, vars, table_count as u64 * 4096];
+    let lens = [approval_len, frames_len, places_len, vars_len, table_count as u64 * 4096];
     let total: u64 = lens.iter().sum();
     let needed = (total + pages(initrd.end - initrd.start)) / MIB + 1;
     let start = range.end.checked_sub(total).filter(|s| *s >= range.start).ok_or(Error::Memory(needed))?;
@@ -220,16 +222,7 @@ fn plan(
         at += len;
         at - len
     });
-    Ok(Arena {
-        approval,
-        approval_len,
-        frames: frames_at,
-        places: places_at,
-        vars: vars_at,
-        tables,
-        table_count,
-        end: range.end,
-    })
+    Ok(Arena { approval, frames: frames_at, places: places_at, vars: vars_at, tables, table_count, end: range.end })
 }
 
 /// Free RAM below 640 KiB, away from the first 64 KiB.

@@ -9,6 +9,8 @@ use crate::vcpu::Vcpu;
 const STATUS: u64 = 0x5356_4300;
 /// Index of the first exit counter.
 const EXITS: u64 = 16;
+/// Index of the first kept violation, the latest.
+const LOG: u64 = 256;
 
 impl Vcpu {
     pub(super) fn hypercall(&mut self) {
@@ -37,6 +39,7 @@ impl Vcpu {
             12 => EXITS | (REASONS.len() as u64) << 32,
             13 => self.stats.windows,
             14 => self.stats.absent,
+            LOG.. => self.log.latest(index - LOG)?,
             _ => self.stats.exits(index.checked_sub(EXITS)? as usize)?,
         })
     }

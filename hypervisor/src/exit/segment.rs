@@ -20,7 +20,7 @@ impl Vcpu {
             return false;
         }
         self.note_paging();
-        if !self.descriptor(selector as u16).is_some_and(|d| d & NOT_SYSTEM != 0) {
+        if self.descriptor(selector as u16).is_none_or(|d| d & NOT_SYSTEM == 0) {
             return false;
         }
         let rip = self.linear_rip();

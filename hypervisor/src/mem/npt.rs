@@ -50,6 +50,8 @@ pub struct NestedTables {
     tables: &'static mut [Table],
     used: usize,
     base: u64,
+    /// First of the tables given back; each holds the index of the next in its first entry, 0 ends the list.
+    free: usize,
 }
 
 /// The pool is used up.
@@ -67,14 +69,14 @@ impl NestedTables {
     /// Builds both views. `memory` is ours, zeroed, page-aligned.
     pub fn new(memory: &'static mut [Table], physical_bits: u32, frames: &FrameTable<'_>) -> Result<Self, Full> {
         let base = memory.as_ptr() as u64;
-        let mut this = Self { tables: memory, used: 2, base };
+        let mut this = Self { tables: memory, used: 2, base, free: 0 };
         let slots = 1u64 << (physical_bits.clamp(39, 48) - 39);
         let end = frames.len() as u64 * 4096;
         for slot in 0..slots {
             if slot * SLOT >= end {
                 let shared = this.take()?;
                 for i in 0..ENTRIES {
-                    this.tables[shared][i] = slot * SLOT + i as u64 * GIB | Leaf::Device.bits(View::Kernel) | LARGE;
+                    this.tables[shared][i] = (slot * SLOT + i as u64 * GIB) | Leaf::Device.bits(View::Kernel) | LARGE;
                 }
                 this.link(0, slot as usize, shared);
                 this.link(1, slot as usize, shared);
@@ -109,12 +111,12 @@ impl NestedTables {
             };
             let leaf = kind(first);
             self.tables[directory][i] = if (first..first + ENTRIES as u64).all(|n| kind(n) == leaf) {
-                first * 4096 | leaf.bits(view) | LARGE
+                (first * 4096) | leaf.bits(view) | LARGE
             } else {
                 let table = self.take()?;
                 for j in 0..ENTRIES {
                     let n = first + j as u64;
-                    self.tables[table][j] = n * 4096 | kind(n).bits(view);
+                    self.tables[table][j] = (n * 4096) | kind(n).bits(view);
                 }
                 self.address(table) | TABLE
             };
@@ -132,11 +134,47 @@ impl NestedTables {
     }
 
     fn take(&mut self) -> Result<usize, Full> {
+        if self.free != 0 {
+            let table = self.free;
+            self.free = self.tables[table][0] as usize;
+            return Ok(table);
+        }
         if self.used == self.tables.len() {
             return Err(Full);
         }
         self.used += 1;
         Ok(self.used - 1)
+    }
+
+    /// Joins every 2 MiB range again that was split and of which no frame is set apart any more. Their rights do not
+    /// change, but the caller flushes: no translation may go through a table that is used for another range.
+    fn join(&mut self) {
+        for view in VIEWS {
+            let plain = Leaf::Data.bits(view);
+            for slot in 0..ENTRIES {
+                for gib in 0..ENTRIES {
+                    let Some(directory) = self.table_at(view as usize, slot).and_then(|t| self.table_at(t, gib)) else {
+                        break;
+                    };
+                    for i in 0..ENTRIES {
+                        let Some(table) = self.table_at(directory, i) else { continue };
+                        let first = self.tables[table][0] & ADDRESS;
+                        let whole = |(j, e): (usize, &u64)| *e == (first + j as u64 * 4096) | plain;
+                        if self.tables[table].iter().enumerate().all(whole) {
+                            self.tables[directory][i] = first | plain | LARGE;
+                            self.tables[table][0] = self.free as u64;
+                            self.free = table;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The table an entry leads to, if it does not end the walk.
+    fn table_at(&self, table: usize, index: usize) -> Option<usize> {
+        let entry = self.tables[table][index];
+        (entry & PRESENT != 0 && entry & LARGE == 0).then(|| self.next(entry))
     }
 
     fn link(&mut self, table: usize, index: usize, to: usize) {
@@ -158,7 +196,7 @@ impl NestedTables {
             let table = self.take()?;
             let rights = entry & !ADDRESS & !LARGE;
             for i in 0..ENTRIES {
-                self.tables[table][i] = ((frame.0 & !0x1ff) + i as u64) * 4096 | rights;
+                self.tables[table][i] = (((frame.0 & !0x1ff) + i as u64) * 4096) | rights;
             }
             self.tables[directory][index(9)] = self.address(table) | TABLE;
             return Ok((table, index(0)));
@@ -168,6 +206,13 @@ impl NestedTables {
 
     /// Sets a frame's rights in both views. The caller flushes.
     pub fn set(&mut self, frame: Frame, access: &Access) -> Result<(), Full> {
+        self.try_set(frame, access).or_else(|Full| {
+            self.join();
+            self.try_set(frame, access)
+        })
+    }
+
+    fn try_set(&mut self, frame: Frame, access: &Access) -> Result<(), Full> {
         let leaf = match access {
             Access::Data => Leaf::Data,
             Access::Frozen => Leaf::Frozen,
