@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::bytes::hex;
 use crate::check::{bytes, placed, sites};
-use crate::sites::OWN_CONDITIONS;
+use crate::gather::OWN_CONDITIONS;
 
 /// An opened approval.
 pub struct Approval<'a> {

@@ -15,9 +15,9 @@ use crate::elf::{Image, Segment};
 use crate::emit::Emitter;
 use crate::flavor::Flavor;
 use crate::relocs::{self, Relocs};
-use crate::sites::{self, Counts};
+use crate::sites::Counts;
 use crate::symbols::KernelSymbols;
-use crate::{kallsyms, nops};
+use crate::{gather, kallsyms, nops};
 
 /// What an approval adds to the kernel's command line, each with its reason.
 pub const CMDLINE: &[(&str, &str)] = &[
@@ -175,7 +175,7 @@ impl<'a> Kernel<'a> {
     pub fn emit(&self, emitter: &mut Emitter) -> Result<(Info, Counts)> {
         let info = self.info(emitter)?;
         self.runs(&info, emitter)?;
-        let gathered = sites::gather(self)?;
+        let gathered = gather::gather(self)?;
         let mut counts = gathered.counts;
         let mut all = gathered.sites.into_iter().peekable();
         for region in &self.regions {

@@ -16,6 +16,7 @@ pub mod code;
 pub mod elf;
 pub mod emit;
 pub mod flavor;
+pub mod gather;
 pub mod insn;
 pub mod inspect;
 pub mod kallsyms;
