@@ -7,7 +7,7 @@ use crate::patch::Module;
 use crate::{program, workspace};
 use anyhow::{Context, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A step, and the word it must end with without SecVisor and beneath it.
 pub struct Step {
@@ -81,7 +81,7 @@ impl Demo {
     }
 
     /// Writes the initial RAM disk, whose `/init` runs these lines.
-    pub fn write(self, lines: &str) -> Result<PathBuf> {
-        self.initrd.script(lines).write(&workspace::target().join("guests/demo.cpio"))
+    pub fn write(self, lines: &str, to: &Path) -> Result<PathBuf> {
+        self.initrd.script(lines).write(to)
     }
 }

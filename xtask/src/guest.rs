@@ -4,7 +4,7 @@ use crate::qmp::{Listener, Monitor};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -123,6 +123,11 @@ impl Guest {
     /// Where the logs are, for a failure's message.
     pub fn where_to_look(&self) -> String {
         format!("logs in {}", self.logs.display())
+    }
+
+    /// The directory its logs are in.
+    pub fn logs(&self) -> &Path {
+        &self.logs
     }
 
     /// The test is satisfied: the logs may go.

@@ -5,6 +5,8 @@ use crate::qemu::{Boot, Machine};
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A guest that says nothing for so long is stuck; the demonstration itself gives up on a step after 60 s.
@@ -34,6 +36,8 @@ pub struct Play {
     pub violations: Vec<String>,
     /// What went wrong with the run as a whole.
     pub trouble: Option<String>,
+    /// Where the logs are.
+    pub logs: PathBuf,
 }
 
 /// Violations, as SecVisor reported them.
@@ -45,19 +49,22 @@ impl Play {
     /// Boots, and follows the demonstration until the machine is off. A run that goes wrong is a result, too.
     pub fn run(machine: &Machine, boot: &Boot) -> Result<Play> {
         let mut guest = machine.start(boot)?;
-        let mut play = Play::default();
-        let followed = play.follow(&mut guest);
-        play.violations = violations(&guest)?;
-        match followed {
-            Ok(()) => guest.finish()?,
-            Err(error) => play.trouble = Some(format!("{error:#}")),
+        let mut play = Play { logs: guest.logs().to_path_buf(), ..Default::default() };
+        if let Err(error) = play.follow(&mut guest) {
+            play.trouble = Some(format!("{error:#}"));
         }
+        play.violations = violations(&guest)?;
         Ok(play)
+    }
+
+    /// It went as it must: the logs may go.
+    pub fn finish(self) -> Result<()> {
+        Ok(fs::remove_dir_all(self.logs)?)
     }
 
     fn follow(&mut self, guest: &mut Guest) -> Result<()> {
         loop {
-            let line = guest.wait_for("", SILENCE)?;
+            let line = next_line(guest)?;
             match parse(&line) {
                 Line::Userland => self.booted = true,
                 Line::Step { name, word, detail } => {
@@ -68,16 +75,23 @@ impl Play {
                     self.outcomes.insert(name, Outcome { word, detail, violations });
                 }
                 Line::Status(status) => self.status = status,
-                Line::CannotStart => bail!("{line}; {}", guest.where_to_look()),
+                Line::CannotStart => bail!("{line}"),
                 Line::Panic => self.trouble = Some(line),
                 Line::End => break,
                 Line::Other => {}
             }
         }
         let end = guest.wait_end(SILENCE)?;
-        ensure!(end == End::PoweredOff, "the guest ended by {end:?}; {}", guest.where_to_look());
+        ensure!(end == End::PoweredOff, "the guest ended by {end:?}");
         Ok(())
     }
+}
+
+fn next_line(guest: &mut Guest) -> Result<String> {
+    guest.wait_for("", SILENCE).or_else(|silence| match guest.wait_end(Duration::ZERO) {
+        Ok(end) => bail!("the guest ended early, by {end:?}"),
+        Err(_) => Err(silence),
+    })
 }
 
 /// A line of the console that tells something.

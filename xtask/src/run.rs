@@ -13,6 +13,7 @@ use crate::{toolchain, workspace};
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde_json::json;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub const CMDLINE: &str = "console=ttyS0,115200 nokaslr panic=-1";
 
 /// SecVisor drives one.
 const CPUS: u32 = 1;
+
+const MEMORY_MIB: u32 = 1024;
 
 /// A guest whose console is shown may be silent for a while.
 const CONSOLE_LIMIT: Duration = Duration::from_secs(600);
@@ -44,7 +47,7 @@ pub struct Options {
     #[arg(long, value_name = "STR")]
     append: Option<String>,
     /// Memory
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
     /// Run only without SecVisor
     #[arg(long)]
@@ -73,12 +76,43 @@ enum Wanted {
     Shell,
 }
 
+/// How SecVisor is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loader {
+    /// QEMU's own.
+    Direct,
+    /// GRUB, started by a BIOS.
+    Bios,
+    /// GRUB, started by UEFI.
+    Uefi,
+}
+
+/// The demonstration on one of Debian's kernels; an error if anything ended otherwise than it must.
+pub fn demonstration(line: Line, loader: Loader) -> Result<()> {
+    let options = Options {
+        kernel: line.name().into(),
+        modules: None,
+        initrd: None,
+        script: None,
+        append: None,
+        memory: MEMORY_MIB,
+        native: false,
+        shell: false,
+        iso: loader == Loader::Bios,
+        uefi: loader == Loader::Uefi,
+        json: false,
+    };
+    ensure!(run(&options)?, "not everything ended as it must");
+    Ok(())
+}
+
 /// Runs what is wanted; tells whether everything ended as it must.
 pub fn run(options: &Options) -> Result<bool> {
     let kernel = options.kernel()?;
-    let prepared = options.prepare(&kernel)?;
+    let scratch = Scratch::new()?;
+    let prepared = options.prepare(&kernel, &scratch)?;
     let cmdline = [CMDLINE, options.append.as_deref().unwrap_or_default()].join(" ").trim_end().to_string();
-    let beneath = if options.native { None } else { Some(options.beneath(&kernel, &prepared, &cmdline)?) };
+    let beneath = if options.native { None } else { Some(options.beneath(&kernel, &prepared, &cmdline, &scratch)?) };
     let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: prepared.initrd, cmdline };
     match options.wanted() {
         Wanted::Demonstration => options.compare(&kernel, &native, beneath.as_ref()),
@@ -89,6 +123,23 @@ pub fn run(options: &Options) -> Result<bool> {
             eprintln!("SecVisor's report is in {}", logs.join("report.log").display());
             Ok(true)
         }
+    }
+}
+
+/// What only this run uses, so that another beside it does no harm; it goes with the run.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        let directory = workspace::target().join("guests").join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        Ok(Scratch(directory))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -116,7 +167,7 @@ impl Options {
         }
     }
 
-    fn prepare(&self, kernel: &Kernel) -> Result<Prepared> {
+    fn prepare(&self, kernel: &Kernel, scratch: &Scratch) -> Result<Prepared> {
         if let Some(initrd) = &self.initrd {
             ensure!(initrd.is_file(), "no {}", initrd.display());
             return Ok(Prepared { initrd: initrd.clone(), not_approved: &[], modules: Vec::new() });
@@ -128,22 +179,24 @@ impl Options {
         };
         let demo = during("building the demonstration", || Demo::prepare(kernel))?;
         let modules = demo.modules.clone();
-        Ok(Prepared { initrd: demo.write(lines)?, not_approved: &[demo::NOT_APPROVED], modules })
+        let initrd = demo.write(lines, &scratch.0.join("initrd"))?;
+        Ok(Prepared { initrd, not_approved: &[demo::NOT_APPROVED], modules })
     }
 
     /// Builds SecVisor, approves the kernel, and puts both where the machine boots from.
-    fn beneath(&self, kernel: &Kernel, prepared: &Prepared, cmdline: &str) -> Result<Boot> {
+    fn beneath(&self, kernel: &Kernel, prepared: &Prepared, cmdline: &str, scratch: &Scratch) -> Result<Boot> {
+        let (approval, image) = (scratch.0.join("approval"), scratch.0.join("secvisor"));
         let approving = format!("approving {} and its modules", kernel.release);
-        let approval = during(&approving, || approve(kernel, prepared.not_approved, &prepared.modules))?;
-        let image = during("building SecVisor", || toolchain::build_hypervisor(&[]))?;
+        during(&approving, || approve(kernel, prepared.not_approved, &prepared.modules, &approval))?;
+        fs::copy(during("building SecVisor", || toolchain::build_hypervisor(&[]))?, &image)?;
         let modules = vec![(approval, String::new()), (prepared.initrd.clone(), String::new())];
         let cmdline = cmdline.to_string();
         if !self.iso && !self.uefi {
             return Ok(Boot::Multiboot { image, cmdline, modules });
         }
         let disc = Disc { image, cmdline, modules };
-        let file = workspace::target().join("guests/run.iso");
-        Ok(Boot::Disc { iso: during("making a disc", || disc.write(&file))?, uefi: self.uefi })
+        let iso = during("making a disc", || disc.write(&scratch.0.join("disc.iso")))?;
+        Ok(Boot::Disc { iso, uefi: self.uefi })
     }
 
     fn machine(&self, name: &str) -> Machine {
@@ -165,7 +218,11 @@ impl Options {
         if self.json {
             println!("{}", comparison.json());
         }
-        Ok(comparison.ok())
+        let ok = comparison.ok();
+        if ok {
+            [Some(native), secvisor].into_iter().flatten().try_for_each(Play::finish)?;
+        }
+        Ok(ok)
     }
 
     fn show(&self, kernel: &Kernel, boot: &Boot) -> Result<bool> {

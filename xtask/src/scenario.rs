@@ -5,7 +5,7 @@ use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
 use crate::module::build_module;
 use crate::qemu::{Boot, Machine};
-use crate::run::CMDLINE;
+use crate::run::{self, CMDLINE, Loader};
 use crate::workspace;
 use anyhow::{Result, ensure};
 use std::time::Duration;
@@ -23,7 +23,15 @@ pub fn all() -> Vec<Scenario> {
     let on_each = |name: &str, run: fn(Line) -> Result<()>| {
         Line::USUAL.map(|line| Scenario { name: format!("{name}-{}", line.name()), run: Box::new(move || run(line)) })
     };
-    on_each("native-module", native_module).into()
+    [
+        on_each("native-module", native_module),
+        on_each("demonstration", |line| run::demonstration(line, Loader::Direct)),
+        on_each("demonstration-bios", |line| run::demonstration(line, Loader::Bios)),
+        on_each("demonstration-uefi", |line| run::demonstration(line, Loader::Uefi)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Without SecVisor a module of ours loads and unloads: the ground that refusals are measured against.

@@ -51,6 +51,9 @@ impl Comparison<'_> {
             if let Some(trouble) = &play.trouble {
                 let _ = writeln!(text, "\nthe run {label} SecVisor went wrong: {trouble}");
             }
+            if !self.ok() {
+                let _ = writeln!(text, "\nlogs of the run {label} SecVisor: {}", play.logs.display());
+            }
         }
         text
     }
