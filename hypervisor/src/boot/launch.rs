@@ -6,6 +6,7 @@ use secvisor_amd64::vmcb::Vmcb;
 use secvisor_approval::view;
 use secvisor_rules::{Access, Frame, FrameTable, Memory, Rules};
 
+use super::acpi;
 use super::guest::{self, Handover, LOW_PAGES, LowMemory};
 use super::info::{self, BootInfo};
 use crate::cpu::svm::{self, Features, Missing};
@@ -33,6 +34,8 @@ pub enum Error {
     TooMuchMemory,
     /// The command line with the approval's additions is too long.
     CommandLine,
+    /// There are several CPUs; 0 if the firmware's tables do not say.
+    Cpus(usize),
     /// The approval has more pages than the rules can number.
     TooManyPages,
 }
@@ -51,6 +54,8 @@ impl fmt::Display for Error {
             Self::Memory(mib) => write!(f, "too little memory: this approval and initrd need {mib} MiB below 4 GiB"),
             Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
             Self::TooMuchMemory => write!(f, "this version handles memory below 512 GiB only"),
+            Self::Cpus(0) => write!(f, "the firmware's ACPI tables do not say how many CPUs there are"),
+            Self::Cpus(n) => write!(f, "the machine has {n} CPUs, this version keeps one beneath it"),
             Self::TooManyPages => write!(f, "the approval has more pages than this version can number"),
         }
     }
@@ -87,6 +92,10 @@ fn pages(len: u64) -> u64 {
 pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
     let boot = BootInfo::read(magic, loader).map_err(Error::Loader)?;
     let features = svm::probe().map_err(Error::Processor)?;
+    match acpi::cpus(&boot.rsdp).unwrap_or(0) {
+        1 => {}
+        n => return Err(Error::Cpus(n)),
+    }
     let [approval, initrd] = boot.modules.get() else { return Err(Error::Modules(boot.modules.get().len())) };
     // SAFETY: boot modules are RAM that nothing changes.
     let header = unsafe { physical::bytes(approval.start, (approval.end - approval.start).min(4096) as usize) };

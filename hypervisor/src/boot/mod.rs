@@ -1,4 +1,5 @@
 //! From power-on to the kernel's first instruction
+mod acpi;
 pub mod guest;
 pub mod head;
 pub mod info;
