@@ -1,0 +1,37 @@
+//! How long it takes to compare a page with its approval, natively
+//!
+//! The pages of a real kernel if `SECVISOR_APPROVAL` names an approval, and a made-up page with as many sites as the
+//! fuller ones have. They hold what a booted Linux would have put there, and are compared under the rules of boot,
+//! which are the slower ones.
+
+mod kernel;
+mod synthetic;
+
+use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
+use kernel::Kernel;
+use std::fs;
+use std::time::Duration;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut group = criterion.benchmark_group("verify");
+    pages(&mut group, "page of 120 sites", synthetic::approval());
+    if let Some(path) = std::env::var_os("SECVISOR_APPROVAL") {
+        let file = fs::read(&path).unwrap_or_else(|error| panic!("no {}: {error}", path.display()));
+        pages(&mut group, "kernel pages", file);
+    }
+    group.finish();
+    criterion.final_summary();
+}
+
+/// Measures the mean time per page.
+fn pages(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, approval: Vec<u8>) {
+    let mut kernel = Kernel::patched(approval);
+    println!("{name}: {} pages, {} sites", kernel.pages(), kernel.sites());
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|times| {
+            let total: Duration = (0..times).map(|_| kernel.verify_all()).sum();
+            total / kernel.pages() as u32
+        });
+    });
+}
