@@ -4,6 +4,8 @@
 pub struct Masked {
     /// CPUID leaf.
     pub leaf: u32,
+    /// Subleaf, for the leaves that have them.
+    pub subleaf: u32,
     /// Register: 0 EAX, 1 EBX, 2 ECX, 3 EDX.
     pub register: usize,
     /// Bits.
@@ -12,22 +14,20 @@ pub struct Masked {
     pub reason: &'static str,
 }
 
-/// All of them. Only leaves with subleaf 0 or none.
-pub const MASKED: [Masked; 4] = [
-    Masked {
-        leaf: 0x1,
-        register: 2,
-        bits: 1 << 31,
-        reason: "hypervisor present: paravirtual kernels patch in functions the approval does not list",
-    },
-    Masked { leaf: 0x8000_0001, register: 2, bits: 1 << 2, reason: "SVM: the hypervisor below owns it" },
-    Masked { leaf: 0x8000_0001, register: 2, bits: 1 << 12, reason: "SKINIT: would start code outside SecVisor" },
-    Masked {
-        leaf: 0x8000_001f,
-        register: 0,
-        bits: u32::MAX,
-        reason: "memory encryption: the same frame under two keys would be two contents",
-    },
+const fn mask(leaf: u32, subleaf: u32, register: usize, bits: u32, reason: &'static str) -> Masked {
+    Masked { leaf, subleaf, register, bits, reason }
+}
+
+/// All of them.
+pub const MASKED: [Masked; 8] = [
+    mask(0x1, 0, 2, 1 << 31, "hypervisor present: paravirtual kernels patch in functions the approval does not list"),
+    mask(0x7, 0, 2, 1 << 7, "shadow stacks: SYSCALL is completed in software and does not switch them"),
+    mask(0x7, 0, 3, 1 << 20, "indirect branch tracking: SYSCALL is completed in software and does not arm it"),
+    mask(0x7, 1, 0, 1 << 17, "FRED: events enter the kernel in another way than the one that is mediated"),
+    mask(0x8000_0001, 0, 2, 1 << 2, "SVM: the hypervisor below owns it"),
+    mask(0x8000_0001, 0, 2, 1 << 12, "SKINIT: would start code outside SecVisor"),
+    mask(0x8000_0008, 0, 1, 1 << 3, "INVLPGB: a guest may not invalidate other CPUs' TLBs by itself"),
+    mask(0x8000_001f, 0, 0, u32::MAX, "memory encryption: a frame under two keys would have two contents"),
 ];
 
 /// Leaf with the physical address width in EAX bits 0-7.

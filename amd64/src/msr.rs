@@ -4,6 +4,10 @@
 pub const APIC_BASE: u32 = 0x1b;
 /// Legacy SYSENTER code segment.
 pub const SYSENTER_CS: u32 = 0x174;
+/// Debug control.
+pub const DEBUG_CTL: u32 = 0x1d9;
+/// DEBUG_CTL: the trap flag traps on branches only (APM 2, 13.1.1).
+pub const DEBUG_CTL_BTF: u64 = 1 << 1;
 /// Extended features.
 pub const EFER: u32 = 0xc000_0080;
 /// SYSCALL segments.

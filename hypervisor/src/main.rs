@@ -22,6 +22,7 @@ mod window;
 /// Where [`boot::head`] goes with what the loader left in EAX and EBX.
 extern "sysv64" fn start(magic: u32, info: u32) -> ! {
     report::init();
+    cpu::idt::load();
     report!("version {}", env!("CARGO_PKG_VERSION"));
     match boot::launch::launch(magic, info) {
         Ok(vcpu) => {

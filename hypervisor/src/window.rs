@@ -7,9 +7,10 @@
 use secvisor_amd64::event::{Event, vector};
 use secvisor_amd64::exit::Exit;
 use secvisor_amd64::intercept::misc1;
-use secvisor_amd64::reg;
+use secvisor_amd64::{msr, reg};
 use secvisor_rules::{Frame, Rule, Violation};
 
+use crate::cpu::instr;
 use crate::mem::npt::{NestedTables, View};
 use crate::vcpu::Vcpu;
 
@@ -31,6 +32,8 @@ pub struct Window {
     frames: [Option<(Frame, u64)>; 2],
     trap: u64,
     dr6: u64,
+    /// DEBUG_CTL as the guest set it.
+    debug_control: u64,
     /// The instruction loads RFLAGS itself.
     loads_flags: bool,
 }
@@ -65,10 +68,19 @@ impl Vcpu {
             }
         }
         self.stats.windows += 1;
+        // SAFETY: every processor with SVM has DEBUG_CTL; with BTF clear the trap flag traps after one instruction.
+        let debug_control = unsafe {
+            let guest = instr::rdmsr(msr::DEBUG_CTL);
+            if guest & msr::DEBUG_CTL_BTF != 0 {
+                instr::wrmsr(msr::DEBUG_CTL, guest & !msr::DEBUG_CTL_BTF);
+            }
+            guest
+        };
         let save = &mut self.vmcb.save;
         let (trap, dr6) = (save.rflags & reg::RFLAGS_TF, save.dr6);
         save.rflags |= reg::RFLAGS_TF;
-        self.window = Some(Window { purpose, view: self.view, frames: replaced, trap, dr6, loads_flags: false });
+        self.window =
+            Some(Window { purpose, view: self.view, frames: replaced, trap, dr6, debug_control, loads_flags: false });
         self.window_controls();
         true
     }
@@ -85,6 +97,10 @@ impl Vcpu {
         }
         for (frame, old) in window.frames.into_iter().flatten() {
             self.nested.replace(window.view, frame, old).unwrap_or_else(|_| unreachable!("the range is split"));
+        }
+        if window.debug_control & msr::DEBUG_CTL_BTF != 0 {
+            // SAFETY: the guest's own value, which the processor took from it.
+            unsafe { instr::wrmsr(msr::DEBUG_CTL, window.debug_control) };
         }
         let stepped = exit == Exit::Exception(vector::DB);
         let save = &mut self.vmcb.save;

@@ -14,7 +14,7 @@ impl Vcpu {
     pub(super) fn cpuid(&mut self) {
         let (leaf, subleaf) = (self.vmcb.save.rax as u32, self.regs.rcx as u32);
         let mut out = instr::cpuid(leaf, subleaf);
-        for masked in MASKED.iter().filter(|m| m.leaf == leaf) {
+        for masked in MASKED.iter().filter(|m| m.leaf == leaf && (leaf != 7 || m.subleaf == subleaf)) {
             out[masked.register] &= !masked.bits;
         }
         // Two bits mirror CR4 of whoever executes CPUID: here the guest's count.
