@@ -84,9 +84,9 @@ fn a_half_written_site_is_never_executed() {
             let (frame, at) = world.kernel_at(region, site.offset);
             let page = world.spec.regions[region].base + (site.offset & !0xfff);
             let before = world.kernel_bytes(region, site.offset, 5);
-            // An instruction is at most 15 bytes long; before user mode it begins where the kernel's do.
-            let reach = if booted { 14 } else { 0 };
-            for rip in at - 20..at + 25 {
+            // Two instructions of 15 bytes may run, if the first loads SS; before user mode it begins where the kernel's do.
+            let reach = if booted { 29 } else { 0 };
+            for rip in at - 40..at + 25 {
                 world.write_kernel(region, site.offset, &JUNK[..5]);
                 let outcome = world.fetch_patching(frame, page + rip as u64);
                 let touches = rip + reach >= at && rip < at + 5;
