@@ -86,7 +86,7 @@ fn a_half_written_site_is_never_executed() {
             let before = world.kernel_bytes(region, site.offset, 5);
             // Two instructions of 15 bytes may run, if the first loads SS; before user mode it begins where the kernel's do.
             let reach = if booted { 29 } else { 0 };
-            for rip in at - 40..at + 25 {
+            for rip in at.saturating_sub(40)..at + 25 {
                 world.write_kernel(region, site.offset, &JUNK[..5]);
                 let outcome = world.fetch_patching(frame, page + rip as u64);
                 let touches = rip + reach >= at && rip < at + 5;
