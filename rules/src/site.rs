@@ -185,8 +185,8 @@ impl<'a> Context<'_, 'a> {
                 let value = field(seen.bytes).wrapping_sub(constant).wrapping_sub(expr.value);
                 binds.bind(self.view, expr.var, value)
             }
-            // The other page's turn compares the whole field, before both halves can run.
-            None => true,
+            // Half a field that could be anything could also be any instruction.
+            None => false,
         }
     }
 
