@@ -132,7 +132,7 @@ impl Kind {
             Self::Abs64(_) | Self::Trampoline(_) => 8,
             Self::Choice(forms, _) => forms[0].bytes.len(),
             Self::Jump2(_) => 2,
-            Self::Const(class, _) => class.len(),
+            Self::Const(class, _) => class.width(),
             _ => 5,
         }
     }
@@ -451,7 +451,7 @@ impl Spec {
             Kind::StaticCall(to) => branch(0xe8, va, to.address(vars)),
             Kind::StaticJump(to) => branch(0xe9, va, to.address(vars)),
             Kind::Trampoline(to) => [&branch(0xe9, va, to.address(vars))[..], &[0x0f, 0xb9, 0xcc]].concat(),
-            Kind::Const(class, link) => link.to_le_bytes()[..class.len()].to_vec(),
+            Kind::Const(class, link) => link.to_le_bytes()[..class.width()].to_vec(),
         }
     }
 
@@ -509,7 +509,7 @@ impl Spec {
                     ConstClass::Mask => &[0, 1, 0xffff, 0xffff_ffff],
                 };
                 let all = value.iter().chain([link]);
-                all.map(|v| Value { when: When::Boot, bytes: v.to_le_bytes()[..class.len()].to_vec() }).collect()
+                all.map(|v| Value { when: When::Boot, bytes: v.to_le_bytes()[..class.width()].to_vec() }).collect()
             }
         }
     }

@@ -2,6 +2,7 @@
 mod kernel;
 mod modules;
 mod patching;
+mod properties;
 mod sites;
 #[path = "../../../approval/tests/synthetic/mod.rs"]
 mod synthetic;

@@ -188,10 +188,14 @@ pub struct World<'a> {
     pub spec: Spec,
     pub rules: Rules<'a>,
     pub ram: Ram,
+    /// The regions' bytes, see [`Spec::bytes`].
+    bytes: Vec<Vec<u8>>,
     /// The kernel's choices and constants when user mode was first reached.
     pub pinned: Vec<PageBytes>,
     /// What a site may hold, as long as the variables stay the same.
     known: RefCell<Known>,
+    /// All values the variables have had: a call of a module that has gone is no call of unapproved code.
+    history: Vec<Vec<u64>>,
 }
 
 /// Variables, and the values of sites by region and offset.
@@ -201,15 +205,18 @@ impl<'a> World<'a> {
     /// A machine on which the kernel has just been loaded.
     pub fn new(stage: &'a mut Stage) -> Self {
         let spec = Spec::new();
+        let bytes = (0..spec.regions.len()).map(|r| spec.bytes(r)).collect();
         let mut world = Self {
             spec,
+            bytes,
             rules: stage.rules().unwrap(),
             ram: Ram::new(),
             pinned: Vec::new(),
             known: RefCell::default(),
+            history: Vec::new(),
         };
         for region in [s::TEXT, s::FAR_TEXT, s::INIT] {
-            let bytes = world.spec.bytes(region);
+            let bytes = world.bytes[region].clone();
             for (i, page) in bytes.as_chunks::<PAGE>().0.iter().enumerate() {
                 let frame = world.kernel_frame(region, i);
                 let va = world.spec.regions[region].base + (i * PAGE) as u64;
@@ -342,6 +349,10 @@ impl<'a> World<'a> {
             assert_eq!(self.ram.rights[frame.0 as usize], Right::Data, "nobody could write this frame again");
         }
         self.check_rights();
+        let vars: Vec<u64> = (0..s::VARS).map(|v| self.rules.variable(v)).collect();
+        if self.history.last() != Some(&vars) {
+            self.history.push(vars);
+        }
         if let FrameState::Approved(page) = self.rules.frames().get(frame) {
             self.check_page(frame, page);
         }
@@ -357,7 +368,7 @@ impl<'a> World<'a> {
     /// Loads a region of a module as Linux does. `vars` are the variables of all modules.
     pub fn load(&mut self, region: usize, vars: &[u64], frames: &[Frame]) {
         let base = self.spec.base(region, vars);
-        let mut bytes = self.spec.bytes(region);
+        let mut bytes = self.bytes[region].clone();
         for site in &self.spec.regions[region].sites {
             let settled = self.settled(region, site, vars);
             bytes[site.offset as usize..][..settled.len()].copy_from_slice(&settled);
@@ -404,8 +415,15 @@ impl<'a> World<'a> {
         assert_eq!(self.rules.counters().approved, approved);
     }
 
-    /// INV-1 without the rules' own code: the frame holds this page, every site one of its values.
+    /// INV-1: an approved frame holds what it is approved as.
     fn check_page(&self, frame: Frame, page: u32) {
+        if let Err(wrong) = self.judge(frame, page) {
+            panic!("{frame:?}: {wrong}");
+        }
+    }
+
+    /// Whether a frame holds this page, every site one of its values: INV-1 without the rules' own code.
+    pub fn judge(&self, frame: Frame, page: u32) -> Result<(), String> {
         let (region, index) = self.locate(page);
         let vars: Vec<u64> = (0..s::VARS).map(|v| self.rules.variable(v)).collect();
         let r = &self.spec.regions[region];
@@ -413,7 +431,7 @@ impl<'a> World<'a> {
         if r.module == NONE {
             assert_eq!(frame, self.kernel_frame(region, index), "INV-4");
         }
-        let mut want = self.spec.bytes(region)[index * PAGE..][..PAGE].to_vec();
+        let mut want = self.bytes[region][index * PAGE..][..PAGE].to_vec();
         let have = &self.ram.pages[frame.0 as usize];
         let (start, end) = (index * PAGE, (index + 1) * PAGE);
         for site in &r.sites {
@@ -431,11 +449,12 @@ impl<'a> World<'a> {
                     p => self.approved_byte(self.spec.page(region, p), at % PAGE),
                 };
             }
-            let allowed = self.allowed(region, site, base + site.offset, &vars, &bytes);
-            assert!(allowed, "page {index} of region {region}: {:x?} holds {bytes:x?}", site);
+            if !self.allowed(region, site, base + site.offset, &vars, &bytes) {
+                return Err(format!("page {index} of region {region}: {site:x?} holds {bytes:x?}"));
+            }
             want[inside.start - start..inside.end - start].copy_from_slice(part);
         }
-        assert!(want == have, "page {index} of region {region} differs in {frame:?}");
+        if want == have { Ok(()) } else { Err(format!("page {index} of region {region} differs")) }
     }
 
     /// A byte of an approved page.
@@ -480,9 +499,16 @@ impl<'a> World<'a> {
                 }
                 // A field of a variable that no page has shown in whole yet.
                 let unbound = !kernel && vars_of(kind).any(|v| vars[v as usize] == 0);
-                unbound || possible.iter().any(|v| fits(&v.bytes))
+                unbound || possible.iter().any(|v| fits(&v.bytes)) || self.called_before(kind, site, va, fits)
             }
         }
+    }
+
+    /// Whether a static call goes where a function once was.
+    fn called_before(&self, kind: &Kind, site: &SiteSpec, va: u64, fits: impl Fn(&[u8]) -> bool) -> bool {
+        use Kind::{FtraceCall, StaticCall, StaticJump, Trampoline};
+        matches!(kind, StaticCall(_) | StaticJump(_) | Trampoline(_) | FtraceCall)
+            && self.history.iter().any(|vars| self.spec.values(site, va, vars).iter().any(|v| fits(&v.bytes)))
     }
 
     /// As [`Spec::values`], but each list is made once.
