@@ -21,6 +21,7 @@ pub mod qemu;
 pub mod qmp;
 pub mod run;
 pub mod scenario;
+pub mod size;
 pub mod table;
 pub mod test;
 pub mod toolchain;

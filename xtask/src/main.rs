@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::kernel::Line;
-use xtask::{bench, fetch::Bundle, run, test, toolchain, tools};
+use xtask::{bench, fetch::Bundle, run, size, test, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -31,6 +31,8 @@ enum Task {
     Run(run::Options),
     /// Count what SecVisor costs in instructions and exits.
     Bench(bench::Options),
+    /// Count the lines of code that have to be trusted.
+    Size(size::Options),
     /// Check the format, lint, and run every test.
     Test {
         /// Only the boots in QEMU whose name contains this.
@@ -60,6 +62,7 @@ fn perform(task: Task) -> Result<bool> {
         }
         Task::Run(options) => return run::run(&options),
         Task::Bench(options) => return bench::bench(&options),
+        Task::Size(options) => size::size(&options)?,
         Task::Test { only } => return test::all(only.as_deref()),
     }
     Ok(true)
