@@ -14,7 +14,7 @@ use crate::kernel::{Kernel, Line};
 use crate::progress::during;
 use crate::qemu::{Boot, Machine};
 use crate::{program, run, toolchain, workspace};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use measured::Measured;
 use result::Outcome;
@@ -75,6 +75,9 @@ impl Options {
         let beneath = Boot::Multiboot { image, cmdline: format!("{cmdline} BENCH_BENEATH=1"), modules };
         let native = during("measuring without SecVisor", || Measured::run(&counting("bench-native"), &native))?;
         let secvisor = during("measuring beneath SecVisor", || Measured::run(&counting("bench-secvisor"), &beneath))?;
+        if let Some(name) = &self.only {
+            ensure!(secvisor.operation(name).is_some(), "the workload has no operation {name}");
+        }
         let firmware = firmware::instructions()?;
         Ok(Outcome { release: kernel.release.clone(), native, secvisor, firmware, approval })
     }
