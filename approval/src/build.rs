@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use crate::PAGE;
-use crate::view::checksum;
+use crate::open::checksum;
 use crate::wire::*;
 
 /// A limit of the format that the input exceeds.

@@ -1,6 +1,7 @@
 //! The one pass that checks every index an approval stores
 use crate::PAGE;
-use crate::view::{Error, Launch, Table, View};
+use crate::open::Error;
+use crate::view::{Launch, Table, View};
 use crate::wire::*;
 
 /// Fails with the index of the first record for which `ok` does not hold.
@@ -24,12 +25,17 @@ pub(crate) fn launch(launch: &Launch<'_>, info: &Info) -> Result<(), Error> {
     })
 }
 
+/// The last page there is: nothing an approval places may reach into it, so that addresses do not wrap.
+const LAST_PAGE: u64 = !(PAGE as u64 - 1);
+
 /// Every index of the part that is kept refers to something.
 pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     let info = &v.info;
     let aligned = info.image_phys.is_multiple_of(PAGE as u64) && info.image_va.is_multiple_of(PAGE as u64);
     let sane = info.entry_offset < info.image_span && info.image_span < 1 << 30 && info.image_phys < 1 << 40;
-    if !aligned || !sane || !info.align.is_power_of_two() || info.image_va.checked_add(info.image_span).is_none() {
+    let range = info.modules_start <= info.modules_end && info.modules_end <= LAST_PAGE;
+    let fits = info.image_va <= LAST_PAGE - info.image_span.min(LAST_PAGE);
+    if !aligned || !sane || !range || !fits || !info.align.is_power_of_two() {
         return Err(Error::Record(Section::Info, 0));
     }
     if !v.names_valid() {
@@ -40,24 +46,41 @@ pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     }
     modules(v)?;
     regions(v, pages)?;
-    all(v.vars, Section::Vars, |r| (r.module as usize) < v.modules.len() && VarClass::new(r.class).is_some())?;
+    all(v.vars, Section::Vars, |r| VarClass::new(r.class).is_some())?;
     all(v.exprs, Section::Exprs, |e| e.var == NONE || (e.var as usize) < v.vars.len())?;
     templates(v)?;
     all(v.consts, Section::Consts, |c| ConstClass::new(c.class).is_some())?;
     sites(v)
 }
 
+/// Regions, variables and expressions are their modules', one module after the other.
 fn modules(v: &View<'_>) -> Result<(), Error> {
-    all(v.modules, Section::Modules, |m| {
-        within(m.first_var, m.vars, v.vars.len())
-            && within(m.first_region, m.regions, v.regions.len())
-            && m.first_expr as usize <= v.exprs.len()
-            && m.regions <= 2
-    })
+    let mut region = v.regions.iter().take_while(|r| r.module == NONE).count();
+    let (mut var, mut expr) = (0, 0);
+    for (i, m) in v.modules.iter().enumerate() {
+        let in_order = m.first_region as usize == region && m.first_var as usize == var && m.first_expr >= expr;
+        let inside = within(m.first_region, m.regions, v.regions.len()) && within(m.first_var, m.vars, v.vars.len());
+        if !in_order || !inside || m.first_expr as usize > v.exprs.len() || m.regions > 2 {
+            return Err(Error::Record(Section::Modules, i));
+        }
+        let own = m.first_var as u64..(m.first_var + m.vars) as u64;
+        let code = |base: u64| own.contains(&base) && v.vars.at(base as usize).class == VarClass::Code as u32;
+        let placed = |r: Region| r.module as usize == i && code(r.base);
+        if !v.regions.range(region, m.regions as usize).all(placed)
+            || !v.vars.range(var, m.vars as usize).all(|var| var.module as usize == i)
+        {
+            return Err(Error::Record(Section::Modules, i));
+        }
+        (region, var, expr) = (region + m.regions as usize, var + m.vars as usize, m.first_expr);
+    }
+    match region == v.regions.len() && var == v.vars.len() {
+        true => Ok(()),
+        false => Err(Error::Section(Section::Modules as usize)),
+    }
 }
 
 fn regions(v: &View<'_>, pages: usize) -> Result<(), Error> {
-    let mut next_page = 0;
+    let (mut next_page, mut next_base) = (0, v.info.image_va);
     for (i, r) in v.regions.iter().enumerate() {
         let bad = Err(Error::Record(Section::Regions, i));
         let Some(kind) = RegionKind::new(r.kind) else { return bad };
@@ -70,16 +93,12 @@ fn regions(v: &View<'_>, pages: usize) -> Result<(), Error> {
             return bad;
         }
         let len = r.pages as u64 * PAGE as u64;
-        let placed = if kernel {
-            r.base.is_multiple_of(PAGE as u64)
-                && r.base >= v.info.image_va
-                && r.base - v.info.image_va <= v.info.image_span
-                && len <= v.info.image_span - (r.base - v.info.image_va)
-        } else {
-            (r.module as usize) < v.modules.len() && r.base < v.vars.len() as u64
-        };
-        if !placed {
-            return bad;
+        let end = v.info.image_va + v.info.image_span;
+        if kernel {
+            if !r.base.is_multiple_of(PAGE as u64) || r.base < next_base || r.base > end || len > end - r.base {
+                return bad;
+            }
+            next_base = r.base + len;
         }
     }
     if next_page as usize != pages {
@@ -113,19 +132,22 @@ fn templates(v: &View<'_>) -> Result<(), Error> {
 }
 
 fn fix(v: &View<'_>, f: &Fix, len: usize) -> bool {
-    let width = match FixKind::new(f.kind) {
-        Some(FixKind::SiteRel8) => 1,
-        Some(_) => 4,
+    let (width, expr) = match FixKind::new(f.kind) {
+        Some(FixKind::SiteRel8) => (1, false),
+        Some(FixKind::SiteRel32) => (4, false),
+        Some(FixKind::ExprRel32 | FixKind::ExprAbs32) => (4, true),
         None => return false,
     };
-    f.pos as usize + width <= len && (f.expr as usize) < v.exprs.len().max(1)
+    f.pos as usize + width <= len && (!expr || (f.expr as usize) < v.exprs.len())
 }
 
 fn sites(v: &View<'_>) -> Result<(), Error> {
     for (i, region) in v.regions.iter().enumerate() {
+        let first_expr =
+            |m: usize| if m < v.modules.len() { v.modules.at(m).first_expr as usize } else { v.exprs.len() };
         let exprs = match region.module {
-            NONE => v.exprs.len(),
-            module => v.exprs.len() - v.modules.at(module as usize).first_expr as usize,
+            NONE => first_expr(0),
+            module => first_expr(module as usize + 1) - first_expr(module as usize),
         };
         let mut end = 0;
         for page in region.first_page..region.first_page + region.pages {
@@ -136,7 +158,7 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
             let at = (page - region.first_page) as usize * PAGE;
             for s in from..to {
                 let site = v.sites.at(s);
-                let Some(len) = site_len(v, &site, exprs) else { return Err(Error::Record(Section::Sites, s)) };
+                let Some(len) = v.site_len_below(&site, exprs) else { return Err(Error::Record(Section::Sites, s)) };
                 if at + site.offset() < end {
                     return Err(Error::Record(Section::Sites, s));
                 }
@@ -148,29 +170,4 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Length of a site whose indices are valid.
-fn site_len(v: &View<'_>, site: &Site, exprs: usize) -> Option<usize> {
-    let index = site.index() as usize;
-    let expr = |len| (index < exprs).then_some(len);
-    match site.kind()? {
-        SiteKind::Abs32 | SiteKind::Rel32 => expr(4),
-        SiteKind::Abs64 => expr(8),
-        SiteKind::StaticCall | SiteKind::StaticJump => expr(5),
-        SiteKind::Trampoline => expr(8),
-        SiteKind::Choice => (index < v.templates.len()).then(|| v.templates.at(index).len as usize),
-        SiteKind::Jump2 => Some(2),
-        SiteKind::Jump5 | SiteKind::Ftrace | SiteKind::FtraceCall => Some(5),
-        SiteKind::Const if index < v.consts.len() => ConstClass::new(v.consts.at(index).class).map(ConstClass::width),
-        SiteKind::Const => None,
-    }
-}
-
-impl View<'_> {
-    /// Length of a site in bytes.
-    #[inline]
-    pub fn site_len(&self, site: &Site) -> usize {
-        site_len(self, site, usize::MAX).unwrap_or(1)
-    }
 }

@@ -3,7 +3,7 @@
 //! An approval is one file, written by `secvisor approve` and read by the hypervisor at launch. It
 //! holds the kernel itself, the exact bytes of every code page of the kernel and of its modules, and
 //! for every place where Linux rewrites itself the finite set of values it may take. `docs/approval-format.md`
-//! describes it for other readers; [`wire`] is the layout, [`view`] the only reader, [`build`] the only writer.
+//! describes it for other readers; [`wire`] is the layout, [`mod@open`] the only reader, [`build`] the only writer.
 //!
 //! Vocabulary, from large to small:
 //! - a *region* is a run of code pages that is placed as a whole: a stretch of kernel text, the kernel's init
@@ -18,6 +18,7 @@
 #[cfg(feature = "std")]
 pub mod build;
 mod check;
+pub mod open;
 pub mod view;
 pub mod wire;
 

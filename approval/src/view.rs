@@ -1,48 +1,9 @@
-//! Reading an approval: check once, then borrow
+//! Reading a checked approval: borrowed tables, decoded record by record
 //!
-//! [`open`] is the only way from bytes to a [`View`]. It checks length, version, checksum, then every
-//! index in every record, so that what reads the view later needs no error path of its own.
-use core::fmt;
-
-use xxhash_rust::xxh64::Xxh64;
-
+//! A [`View`] comes from [`crate::open::open`] alone, which has checked every index; nothing here fails.
 use crate::wire::*;
-use crate::{PAGE, PageBytes};
 
-/// Why a file is not an approval this version can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Error {
-    /// Shorter than a header, or than the length the header names.
-    Truncated,
-    /// Longer than the length the header names.
-    Trailing,
-    /// Does not begin with the magic bytes.
-    NotAnApproval,
-    /// Another version of the layout.
-    Version(u32),
-    /// The checksum does not match: the file was damaged.
-    Checksum,
-    /// A section lies outside the file or out of order, or its length is no multiple of its records'.
-    Section(usize),
-    /// A record of this section refers to something that is not there, or holds an impossible value.
-    Record(Section, usize),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Truncated => write!(f, "the approval is truncated"),
-            Self::Trailing => write!(f, "the approval has trailing bytes"),
-            Self::NotAnApproval => write!(f, "not an approval file"),
-            Self::Version(v) => write!(f, "the approval has format version {v}, this program reads {VERSION}"),
-            Self::Checksum => write!(f, "the approval's checksum does not match: the file is damaged"),
-            Self::Section(i) => write!(f, "the approval's section {i} is malformed"),
-            Self::Record(s, i) => write!(f, "the approval's record {i} in section {s:?} is malformed"),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
+pub use crate::open::{Error, checksum, counts, length, open};
 
 /// A table of records, decoded as they are read.
 #[derive(Clone, Copy)]
@@ -52,7 +13,7 @@ pub struct Table<'a, T> {
 }
 
 impl<'a, T: Record> Table<'a, T> {
-    fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Option<Self> {
         bytes.len().is_multiple_of(T::SIZE).then_some(Self { bytes, record: core::marker::PhantomData })
     }
     /// Number of records.
@@ -116,14 +77,14 @@ pub struct View<'a> {
     pub consts: Table<'a, Const>,
     /// Symbols, sorted within each region.
     pub symbols: Table<'a, Symbol>,
-    page_sites: Table<'a, PageSite>,
-    bytes: &'a [u8],
-    names: &'a [u8],
+    pub(crate) page_sites: Table<'a, PageSite>,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) names: &'a [u8],
 }
 
 /// Index of the first site of a page.
 #[derive(Clone, Copy)]
-struct PageSite(u32);
+pub(crate) struct PageSite(u32);
 
 impl Record for PageSite {
     const SIZE: usize = 4;
@@ -189,117 +150,35 @@ impl<'a> View<'a> {
     }
 }
 
-/// The checksum of a file: XXH64, the checksum field read as zero.
-pub fn checksum(file: &[u8]) -> u64 {
-    let mut hash = Xxh64::new(0);
-    hash.update(&file[..CHECKSUM_OFFSET]);
-    hash.update(&[0; 8]);
-    hash.update(&file[CHECKSUM_OFFSET + 8..]);
-    hash.digest()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u32_at(bytes, at) as u64 | (u32_at(bytes, at + 4) as u64) << 32
-}
-
-/// Length of the approval that begins here, from its header alone, so that a loader knows how much to move.
-pub fn length(header: &[u8]) -> Result<u64, Error> {
-    if header.len() < HEADER_LEN {
-        return Err(Error::Truncated);
-    }
-    if header[..8] != MAGIC {
-        return Err(Error::NotAnApproval);
-    }
-    match u32_at(header, 8) {
-        VERSION => Ok(u64_at(header, 16)),
-        other => Err(Error::Version(other)),
-    }
-}
-
-/// Numbers of pages and variables of the approval that begins here, from its header alone. Not checked yet: for planning.
-pub fn counts(header: &[u8]) -> Result<(u64, u64), Error> {
-    length(header)?;
-    let len = |s: Section| u64_at(header, SECTIONS_OFFSET + 16 * s as usize + 8);
-    Ok((len(Section::Pages) / PAGE as u64, len(Section::Vars) / Var::SIZE as u64))
-}
-
-/// Checks a file and splits it into what starts the kernel, what judges it, and the pages.
-pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]), Error> {
-    let total = length(file)?;
-    if (file.len() as u64) < total {
-        return Err(Error::Truncated);
-    }
-    if file.len() as u64 > total {
-        return Err(Error::Trailing);
-    }
-    if checksum(file) != u64_at(file, CHECKSUM_OFFSET) {
-        return Err(Error::Checksum);
-    }
-    let mut bounds = [(0usize, 0usize); SECTIONS];
-    let mut end = HEADER_LEN as u64;
-    for (i, bound) in bounds.iter_mut().enumerate() {
-        let offset = u64_at(file, SECTIONS_OFFSET + 16 * i);
-        let len = u64_at(file, SECTIONS_OFFSET + 16 * i + 8);
-        if offset < end || offset > total || len > total - offset {
-            return Err(Error::Section(i));
-        }
-        end = offset + len;
-        *bound = (offset as usize, len as usize);
-    }
-    let runtime_offset = u64_at(file, 24);
-    let (pages_at, pages_len) = bounds[Section::Pages as usize];
-    let pages_ok = end == total && pages_at.is_multiple_of(PAGE) && pages_len.is_multiple_of(PAGE);
-    if !pages_ok || !runtime_offset.is_multiple_of(PAGE as u64) {
-        return Err(Error::Section(Section::Pages as usize));
-    }
-    let kept = bounds[Section::Info as usize].0 as u64;
-    let launch_end = bounds[Section::Data as usize].0 as u64 + bounds[Section::Data as usize].1 as u64;
-    if runtime_offset > kept || runtime_offset < launch_end {
-        return Err(Error::Section(Section::Info as usize));
-    }
-    let (meta, pages) = file.split_at_mut(pages_at);
-    let meta: &[u8] = meta;
-    let (pages, _) = pages.as_chunks_mut::<PAGE>();
-    let raw = |s: Section| &meta[bounds[s as usize].0..][..bounds[s as usize].1];
-    fn table<T: Record>(bytes: &[u8], s: Section) -> Result<Table<'_, T>, Error> {
-        Table::new(bytes).ok_or(Error::Section(s as usize))
-    }
-    macro_rules! table {
-        ($s:ident) => {
-            table(raw(Section::$s), Section::$s)?
-        };
-    }
-    let info: Table<Info> = table!(Info);
-    if info.len() != 1 {
-        return Err(Error::Section(Section::Info as usize));
-    }
-    let launch = Launch { runs: table!(Runs), data: raw(Section::Data), runtime_offset };
-    let view = View {
-        info: info.at(0),
-        regions: table!(Regions),
-        modules: table!(Modules),
-        vars: table!(Vars),
-        exprs: table!(Exprs),
-        sites: table!(Sites),
-        templates: table!(Templates),
-        variants: table!(Variants),
-        fixes: table!(Fixes),
-        consts: table!(Consts),
-        symbols: table!(Symbols),
-        page_sites: table!(PageSites),
-        bytes: raw(Section::Bytes),
-        names: raw(Section::Names),
-    };
-    crate::check::launch(&launch, &view.info)?;
-    crate::check::view(&view, pages.len())?;
-    Ok((launch, view, pages))
-}
-
 impl View<'_> {
+    /// Length of a site in bytes.
+    #[inline]
+    pub fn site_len(&self, site: &Site) -> usize {
+        self.site_len_below(site, usize::MAX).unwrap_or(1)
+    }
+
+    /// Length of a site in bytes if its indices are valid and that of its expression is below `exprs`.
+    #[inline]
+    /// The same if its indices are valid and that of its expression is below `exprs`.
+    #[inline]
+    pub(crate) fn site_len_below(&self, site: &Site, exprs: usize) -> Option<usize> {
+        let index = site.index() as usize;
+        let expr = |len| (index < exprs).then_some(len);
+        match site.kind()? {
+            SiteKind::Abs32 | SiteKind::Rel32 => expr(4),
+            SiteKind::Abs64 => expr(8),
+            SiteKind::StaticCall | SiteKind::StaticJump => expr(5),
+            SiteKind::Trampoline => expr(8),
+            SiteKind::Choice => (index < self.templates.len()).then(|| self.templates.at(index).len as usize),
+            SiteKind::Jump2 => Some(2),
+            SiteKind::Jump5 | SiteKind::Ftrace | SiteKind::FtraceCall => Some(5),
+            SiteKind::Const if index < self.consts.len() => {
+                ConstClass::new(self.consts.at(index).class).map(ConstClass::width)
+            }
+            SiteKind::Const => None,
+        }
+    }
+
     pub(crate) fn page_site_count(&self) -> usize {
         self.page_sites.len()
     }

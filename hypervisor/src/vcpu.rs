@@ -1,4 +1,6 @@
 //! The one virtual CPU: its control block, and the loop
+use core::mem::MaybeUninit;
+
 use secvisor_amd64::event::Event;
 use secvisor_amd64::exit::{self, Exit};
 use secvisor_amd64::intercept::{misc1, misc2};
@@ -25,7 +27,7 @@ struct Maps {
     msr: [u8; 2 * 4096],
 }
 
-static VMCB: Once<Vmcb> = Once::new(Vmcb::ZERO);
+static VMCB: Once<MaybeUninit<Vmcb>> = Once::new(MaybeUninit::zeroed());
 static STACK: Once<Stack> = Once::new(Stack::new());
 static OPCODES: Once<Opcodes> = Once::new(Opcodes::new());
 static LOG: Once<Log> = Once::new(Log::new());
@@ -67,7 +69,9 @@ pub struct Vcpu {
 impl Vcpu {
     /// A virtual CPU that intercepts what it must. Called once.
     pub fn new(rules: Rules<'static>, nested: Nested, features: Features, memory: u64) -> Self {
-        let (vmcb, maps) = (VMCB.take(), MAPS.take());
+        let maps = MAPS.take();
+        // SAFETY: a block is made of integers, for which zero is a value.
+        let vmcb = unsafe { VMCB.take().assume_init_mut() };
         for port in report::COM2..report::COM2 + 8 {
             maps.io[port as usize / 8] |= 1 << (port % 8);
         }
