@@ -157,8 +157,6 @@ impl View<'_> {
         self.site_len_below(site, usize::MAX).unwrap_or(1)
     }
 
-    /// Length of a site in bytes if its indices are valid and that of its expression is below `exprs`.
-    #[inline]
     /// The same if its indices are valid and that of its expression is below `exprs`.
     #[inline]
     pub(crate) fn site_len_below(&self, site: &Site, exprs: usize) -> Option<usize> {
