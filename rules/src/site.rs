@@ -214,8 +214,10 @@ impl<'a> Context<'_, 'a> {
             match FixKind::new(fix.kind)? {
                 FixKind::ExprRel32 => out[at..at + 4].copy_from_slice(&target(va + at as u64 + 4)?.to_le_bytes()),
                 FixKind::ExprAbs32 => out[at..at + 4].copy_from_slice(&target(0)?.to_le_bytes()),
-                FixKind::SiteRel32 => out[at..at + 4].copy_from_slice(&(site.arg - at as i32 - 4).to_le_bytes()),
-                FixKind::SiteRel8 => out[at] = (site.arg - at as i32 - 1) as u8,
+                FixKind::SiteRel32 => {
+                    out[at..at + 4].copy_from_slice(&site.arg.wrapping_sub(at as i32 + 4).to_le_bytes())
+                }
+                FixKind::SiteRel8 => out[at] = site.arg.wrapping_sub(at as i32 + 1) as u8,
             }
         }
         Some(())
