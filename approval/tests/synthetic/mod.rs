@@ -1,4 +1,4 @@
-//! A small approval that has everything: every kind of site, sites across page borders, two modules
+//! A small approval that has everything: every kind of site, sites across page borders, modules
 //!
 //! [`Spec`] says what the code is and what Linux may make of it; [`Spec::file`] writes that as an approval with the
 //! one builder there is. [`Spec::values`] lists what a site may hold from the same description, without any of the
@@ -47,8 +47,9 @@ pub const INIT: usize = 2;
 pub const ALPHA: usize = 3;
 pub const ALPHA_INIT: usize = 4;
 pub const BETA: usize = 5;
+pub const GAMMA: usize = 6;
 
-/// Variables, by index. `alpha` has one of each kind of block, `beta` exports to it.
+/// Variables, by index. `alpha` has one of each kind of block, `beta` exports to it, `gamma` refers to the kernel only.
 pub const A_TEXT: u32 = 0;
 pub const A_INIT: u32 = 1;
 pub const A_DATA: u32 = 2;
@@ -59,8 +60,9 @@ pub const A_INIT_RODATA: u32 = 6;
 pub const A_PERCPU: u32 = 7;
 pub const B_TEXT: u32 = 8;
 pub const B_DATA: u32 = 9;
+pub const C_TEXT: u32 = 10;
 /// Number of variables.
-pub const VARS: usize = 10;
+pub const VARS: usize = 11;
 
 /// An address: in the kernel, or counted from a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -368,8 +370,13 @@ fn beta() -> RegionSpec {
     RegionSpec { module: 1, kind: RegionKind::ModuleText, base: B_TEXT as u64, pages: 2, sites, functions: vec![0x40] }
 }
 
+fn gamma() -> RegionSpec {
+    let sites = vec![site(0x10, Kind::Rel32(To::Kernel(FUNCTION))), site(0x20, returns())];
+    RegionSpec { module: 2, kind: RegionKind::ModuleText, base: C_TEXT as u64, pages: 1, sites, functions: vec![0x60] }
+}
+
 impl Spec {
-    /// The kernel `TEXT`, `FAR_TEXT`, `INIT` and the modules `alpha` and `beta`.
+    /// The kernel `TEXT`, `FAR_TEXT`, `INIT` and the modules `alpha`, `beta` and `gamma`.
     pub fn new() -> Self {
         let far = RegionSpec {
             module: NONE,
@@ -392,7 +399,7 @@ impl Spec {
             ],
             functions: vec![0x10],
         };
-        Self { regions: vec![kernel_text(), far, init, alpha_text(), alpha_init(), beta()] }
+        Self { regions: vec![kernel_text(), far, init, alpha_text(), alpha_init(), beta(), gamma()] }
     }
 
     /// The approval's page that is page `index` of a region.
@@ -533,6 +540,7 @@ impl Spec {
             if region == ALPHA {
                 assert_eq!(b.module("alpha", &classes), (0, A_TEXT));
                 assert_eq!(b.module("beta", &[VarClass::Code, VarClass::Data]), (1, B_TEXT));
+                assert_eq!(b.module("gamma", &[VarClass::Code]), (2, C_TEXT));
             }
             let module = self.regions[region].module;
             if module != begun {

@@ -213,6 +213,7 @@ fn init_text_is_not_over_before_boot_is() {
         world.write_kernel(s::INIT, (page * PAGE) as u64 + 1, &[want]);
     }
     world.write_kernel(s::INIT, PLAIN, &byte);
+    assert_eq!(world.fetch_kernel(s::INIT, 0), Outcome::Runs);
     world.boot();
     world.first_user();
     for page in 0..3 {

@@ -63,7 +63,7 @@ fn approved_modules_run_whatever_page_comes_first() {
                 assert_eq!(world.fetch_module(region, page, &vars), Outcome::Runs, "{region} {page} in {order:?}");
             }
             world.check();
-            assert_eq!(vars_of(&world), vars);
+            assert_eq!(vars_of(&world)[..s::C_TEXT as usize], vars[..s::C_TEXT as usize]);
         }
     }
 }
@@ -87,6 +87,11 @@ fn no_module_runs_before_user_mode_or_outside_of_their_range() {
             assert_eq!(outcome.rule(), Some(Rule::UnapprovedCode), "{base:#x} {page}");
         }
     }
+    // Half in, half out.
+    let mut vars = usual_vars();
+    vars[s::B_TEXT as usize] = s::MODULES.end - PAGE64;
+    world.load(s::BETA, &vars, &frames(0x60, 2));
+    assert!(world.fetch_module(s::BETA, 1, &vars).refused());
 }
 
 #[test]
@@ -294,13 +299,44 @@ fn a_module_loaded_again_supersedes_itself() {
         }
         // Init text may have gone with the first instance: it does not show where the data is.
         assert_eq!(world.fetch_module(s::ALPHA_INIT, 0, &second), Outcome::Runs);
-        assert_eq!(vars_of(&world), second);
+        assert_eq!(vars_of(&world)[..s::C_TEXT as usize], second[..s::C_TEXT as usize]);
         for frame in frames(ALPHA_AT, 5) {
             assert_eq!(world.rules.frames().get(frame), FrameState::Data, "{frame:?} of the first instance");
         }
         assert!((0..2).all(|p| approved(&world, s::BETA, p).is_some()), "what it refers to is untouched");
         world.check();
     }
+}
+
+#[test]
+fn a_module_that_refers_only_to_the_kernel_supersedes_itself() {
+    let first = usual_vars();
+    let mut second = first.clone();
+    second[s::C_TEXT as usize] += 0x3000;
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    world.load(s::GAMMA, &first, &frames(0x60, 1));
+    assert_eq!(world.fetch_module(s::GAMMA, 0, &first), Outcome::Runs);
+    world.load(s::GAMMA, &second, &frames(0x61, 1));
+    assert_eq!(world.fetch_module(s::GAMMA, 0, &second), Outcome::Runs);
+    assert_eq!(world.rules.frames().get(Frame(0x60)), FrameState::Data);
+}
+
+/// Of the instance that has ended nothing is remembered that the new one would contradict.
+#[test]
+fn a_new_instance_begins_with_nothing_bound() {
+    let first = usual_vars();
+    let mut second = first.clone();
+    second[..7].iter_mut().for_each(|v| *v += 0x80_0000);
+    let mut stage = stage();
+    let mut world = loaded(&mut stage, &first);
+    run_all(&mut world, &first);
+    world.load(s::ALPHA, &second, &frames(0x60, 4));
+    world.load(s::ALPHA_INIT, &second, &frames(0x64, 1));
+    assert_eq!(world.fetch_module(s::ALPHA, 0, &second), Outcome::Runs);
+    assert_eq!(world.rules.variable(s::A_INIT as usize), 0);
+    assert_eq!(world.fetch_module(s::ALPHA_INIT, 0, &second), Outcome::Runs);
+    assert_eq!(approved(&world, s::ALPHA, 0), Some(Frame(0x60)), "init text is of the same instance");
 }
 
 /// The same place, the same data, other frames.

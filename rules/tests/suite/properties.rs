@@ -8,7 +8,7 @@ use crate::synthetic::{self as s, Spec};
 use crate::world::{DEVICE, FRAMES, FREE, HYPERVISOR, KERNEL, Outcome, Stage, World, usual_vars};
 
 const KERNEL_REGIONS: [usize; 3] = [s::TEXT, s::FAR_TEXT, s::INIT];
-const MODULE_REGIONS: [usize; 3] = [s::ALPHA, s::ALPHA_INIT, s::BETA];
+const MODULE_REGIONS: [usize; 4] = [s::ALPHA, s::ALPHA_INIT, s::BETA, s::GAMMA];
 
 /// Where Linux may have put both modules: apart, moved, on top of each other.
 fn placement(index: usize) -> Vec<u64> {
@@ -17,7 +17,9 @@ fn placement(index: usize) -> Vec<u64> {
         0 => {}
         1 => vars[..7].iter_mut().for_each(|v| *v += 0x80_0000),
         2 => vars[s::B_TEXT as usize] += 0x1000,
-        3 => vars[s::A_DATA as usize] += 0x2000,
+        3 => {
+            (vars[s::A_DATA as usize], vars[s::C_TEXT as usize]) = (vars[s::A_DATA as usize] + 0x2000, vars[0] - 0x1000)
+        }
         4 => vars[s::B_TEXT as usize] = vars[s::A_TEXT as usize] + 0x1000,
         _ => (vars[s::A_PERCPU as usize], vars[s::A_INIT as usize]) = (0x6_2000, vars[s::A_TEXT as usize]),
     }
@@ -109,7 +111,7 @@ fn play(world: &mut World<'_>, action: &Action) {
             };
         }
         Action::Load { region, placement: at, frame } => {
-            let region = MODULE_REGIONS[region % 3];
+            let region = MODULE_REGIONS[region % 4];
             let last = FRAMES - world.spec.regions[region].pages as u64;
             let first = frame.min(last);
             let frames: Vec<_> = (0..world.spec.regions[region].pages as u64).map(|i| Frame(first + i)).collect();
@@ -128,7 +130,7 @@ fn play(world: &mut World<'_>, action: &Action) {
             }
         }
         Action::ModuleSite { region, site, value, placement: at, from, to } => {
-            let region = MODULE_REGIONS[region % 3];
+            let region = MODULE_REGIONS[region % 4];
             let sites = &world.spec.regions[region].sites;
             let site = sites[site % sites.len()].clone();
             let (vars, other) = (placement(at), placement(value));
@@ -173,7 +175,7 @@ fn play(world: &mut World<'_>, action: &Action) {
 }
 
 fn module_page(world: &World<'_>, region: usize, page: usize, at: usize) -> (u64, usize) {
-    let region = MODULE_REGIONS[region % 3];
+    let region = MODULE_REGIONS[region % 4];
     let page = page % world.spec.regions[region].pages;
     (world.spec.base(region, &placement(at)) + (page * PAGE) as u64, page)
 }
@@ -245,7 +247,7 @@ proptest! {
     /// The same for a module that is loaded: what runs is right wherever its variables now are.
     #[test]
     fn changed_modules_run_only_if_they_are_right(
-        region in 0..3usize,
+        region in 0..4usize,
         page in 0..4usize,
         changes in prop::collection::vec((0..PAGE, any::<u8>()), 0..4),
         live in any::<bool>(),

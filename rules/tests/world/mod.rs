@@ -547,7 +547,7 @@ fn vars_of(kind: &Kind) -> impl Iterator<Item = u32> {
 /// Variables of a usual placement of both modules.
 pub fn usual_vars() -> Vec<u64> {
     let at = |n: u64| s::MODULES.start + n * 0x10_0000;
-    vec![at(1), at(2), at(3), at(4), at(5), at(6), at(7), 0x6_1000, at(8), at(9)]
+    vec![at(1), at(2), at(3), at(4), at(5), at(6), at(7), 0x6_1000, at(8), at(9), at(10)]
 }
 
 /// Frames from the free ones.

@@ -1,0 +1,459 @@
+//! The format: what is written is what is read, and what is damaged is refused
+#[path = "synthetic/mod.rs"]
+mod synthetic;
+
+use proptest::prelude::*;
+use secvisor_approval::PAGE;
+use secvisor_approval::build::{self, Builder, FixDef, RegionDef, SiteDef, SymbolDef, TemplateDef, VariantDef};
+use secvisor_approval::view::{self, Error, View, checksum};
+use secvisor_approval::wire::*;
+use synthetic::{Spec, VARS};
+
+fn file() -> Vec<u8> {
+    Spec::new().file()
+}
+
+/// Makes the checksum fit.
+fn seal(file: &mut [u8]) {
+    let sum = checksum(file);
+    file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+}
+
+fn error(mut file: Vec<u8>) -> Option<Error> {
+    view::open(&mut file).err()
+}
+
+/// Offset and length of a section.
+fn section(file: &[u8], section: Section) -> (usize, usize) {
+    let at = SECTIONS_OFFSET + 16 * section as usize;
+    let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+    (word(at), word(at + 8))
+}
+
+/// The file with bytes of a section changed and the checksum made to fit.
+fn damaged(at: (Section, usize), bytes: &[u8]) -> Vec<u8> {
+    let mut file = file();
+    let offset = section(&file, at.0).0 + at.1;
+    file[offset..offset + bytes.len()].copy_from_slice(bytes);
+    seal(&mut file);
+    file
+}
+
+#[test]
+fn the_synthetic_approval_reads_as_it_was_written() {
+    let spec = Spec::new();
+    let mut file = spec.file();
+    assert!(file == spec.file(), "the same input gives the same bytes");
+    let (launch, view, pages) = view::open(&mut file).unwrap();
+    assert_eq!((launch.runs.len(), launch.data.len()), (1, 32));
+    assert_eq!((pages.len(), view.pages(), view.vars.len()), (spec.pages(), spec.pages(), VARS));
+    assert_eq!(view.name(view.info.release), "6.12.0-synthetic");
+    assert_eq!(view.name(view.info.cmdline), "nohibernate");
+    let modules: Vec<&str> = view.modules.iter().map(|m| view.name(m.name)).collect();
+    assert_eq!(modules, ["alpha", "beta", "gamma"]);
+    for (i, (region, want)) in view.regions.iter().zip(&spec.regions).enumerate() {
+        assert_eq!((region.module, region.base, region.pages), (want.module, want.base, want.pages as u32));
+        assert_eq!(region.kind, want.kind as u32);
+        let range = region.first_page as usize..(region.first_page + region.pages) as usize;
+        assert!(pages[range.clone()].as_flattened() == spec.bytes(i));
+        let sites: Vec<(usize, usize)> = range
+            .enumerate()
+            .flat_map(|(n, page)| view.sites_of(page).map(move |s| (n, s)))
+            .map(|(n, s)| (n * PAGE + view.sites.at(s).offset(), view.site_len(&view.sites.at(s))))
+            .collect();
+        let mut wanted: Vec<_> = want.sites.iter().map(|s| (s.offset as usize, s.kind.len())).collect();
+        wanted.sort();
+        assert_eq!(sites, wanted);
+        for function in &want.functions {
+            assert!(view.function_at(&region, *function as u32));
+            assert!(!view.function_at(&region, *function as u32 + 1));
+            let name = format!("symbol_{i}_{function:x}");
+            let symbol = view.symbol_at(&region, *function as u32 + 3).unwrap();
+            assert_eq!(view.name(symbol.name_offset()), name);
+        }
+    }
+    assert!(!view.function_at(&view.regions.at(0), (synthetic::LABEL - synthetic::IMAGE) as u32));
+    for page in 0..spec.pages() as u32 {
+        let region = view.regions.at(view.region_of_page(page));
+        assert!((region.first_page..region.first_page + region.pages).contains(&page));
+    }
+}
+
+#[test]
+fn a_part_of_a_file_is_refused() {
+    let whole = file();
+    let ends = (0..HEADER_LEN + 64).chain((HEADER_LEN..whole.len()).step_by(997)).chain([whole.len() - 1]);
+    for end in ends {
+        let want = if end < HEADER_LEN || end >= 24 { Error::Truncated } else { unreachable!() };
+        assert_eq!(error(whole[..end].to_vec()), Some(want), "{end}");
+    }
+    for more in [1, 8, PAGE] {
+        let mut long = whole.clone();
+        long.resize(whole.len() + more, 0);
+        assert_eq!(error(long), Some(Error::Trailing));
+    }
+    assert_eq!(view::length(&whole), Ok(whole.len() as u64));
+    assert_eq!(view::length(&whole[..HEADER_LEN]), Ok(whole.len() as u64));
+    assert_eq!(view::length(&whole[..HEADER_LEN - 1]), Err(Error::Truncated));
+}
+
+#[test]
+fn something_else_is_refused() {
+    let mut foreign = file();
+    foreign[..4].copy_from_slice(b"\x7fELF");
+    assert_eq!(error(foreign), Some(Error::NotAnApproval));
+    assert_eq!(error(vec![0; 1 << 16]), Some(Error::NotAnApproval));
+    let mut newer = file();
+    newer[8] = 2;
+    assert_eq!(error(newer), Some(Error::Version(2)));
+}
+
+#[test]
+fn any_changed_bit_is_noticed() {
+    let whole = file();
+    let bits = (0..HEADER_LEN * 8).chain((HEADER_LEN * 8..whole.len() * 8).step_by(4099));
+    for bit in bits {
+        let mut changed = whole.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert!(error(changed).is_some(), "bit {bit}");
+    }
+}
+
+#[test]
+fn sections_out_of_place_are_refused() {
+    for index in 0..SECTIONS {
+        let at = SECTIONS_OFFSET + 16 * index;
+        let original = file();
+        let offset = u64::from_le_bytes(original[at..at + 8].try_into().unwrap());
+        let values: [(usize, u64); 6] = [
+            (at, u64::MAX),
+            (at, original.len() as u64 + 1),
+            (at, 0),
+            (at, HEADER_LEN as u64 - 16),
+            (at + 8, u64::MAX - offset),
+            (at + 8, original.len() as u64 - offset + 1),
+        ];
+        for (at, value) in values {
+            let mut changed = original.clone();
+            changed[at..at + 8].copy_from_slice(&value.to_le_bytes());
+            seal(&mut changed);
+            assert_eq!(error(changed), Some(Error::Section(index)), "{value:#x} at {at:#x}");
+        }
+    }
+    let mut changed = file();
+    changed[24..32].copy_from_slice(&1u64.to_le_bytes());
+    seal(&mut changed);
+    assert!(matches!(error(changed), Some(Error::Section(_))), "runtime offset");
+}
+
+/// Position of a field by the sizes of those before it.
+const fn word(n: usize) -> usize {
+    4 * n
+}
+
+/// Every kind of wrong number, and the record it is found in.
+#[test]
+fn impossible_records_are_refused() {
+    use Section::*;
+    let far = u32::MAX.to_le_bytes();
+    let high = u64::MAX.to_le_bytes();
+    let n = |v: u32| v.to_le_bytes().to_vec();
+    let one = |s: Section, record: usize, size: usize, field: usize, bytes: Vec<u8>| (s, record, size, field, bytes);
+    let region = Region::SIZE;
+    let module = Module::SIZE;
+    let cases = [
+        one(Runs, 0, Run::SIZE, 0, high.to_vec()),
+        one(Runs, 0, Run::SIZE, 8, 33u64.to_le_bytes().to_vec()),
+        one(Runs, 0, Run::SIZE, 16, high.to_vec()),
+        one(Info, 0, 0, 0, 1u64.to_le_bytes().to_vec()),
+        one(Info, 0, 0, 0, (!0xfffu64).to_le_bytes().to_vec()),
+        one(Info, 0, 0, 8, 1u64.to_le_bytes().to_vec()),
+        one(Info, 0, 0, 8, (1u64 << 40).to_le_bytes().to_vec()),
+        one(Info, 0, 0, 16, (1u64 << 30).to_le_bytes().to_vec()),
+        one(Info, 0, 0, 24, high.to_vec()),
+        one(Info, 0, 0, 32, vec![3]),
+        one(Info, 0, 0, 32, vec![0; 8]),
+        one(Info, 0, 0, 40, high.to_vec()),
+        one(Info, 0, 0, 48, high.to_vec()),
+        one(Regions, 0, region, word(0), n(0)),
+        one(Regions, 3, region, word(0), n(2)),
+        one(Regions, 0, region, word(1), n(4)),
+        one(Regions, 0, region, word(1), n(2)),
+        one(Regions, 1, region, word(2), n(0)),
+        one(Regions, 0, region, word(3), n(0)),
+        one(Regions, 6, region, word(3), far.to_vec()),
+        one(Regions, 0, region, word(4), far.to_vec()),
+        one(Regions, 0, region, word(5), far.to_vec()),
+        one(Regions, 0, region, word(6), 0u64.to_le_bytes().to_vec()),
+        one(Regions, 1, region, word(6), synthetic::IMAGE.to_le_bytes().to_vec()),
+        one(Regions, 1, region, word(6), (synthetic::IMAGE + 0xb001).to_le_bytes().to_vec()),
+        one(Regions, 2, region, word(6), (synthetic::IMAGE + synthetic::SPAN).to_le_bytes().to_vec()),
+        one(Vars, 2, Var::SIZE, word(1), n(3)),
+        one(Exprs, 1, Expr::SIZE, word(0), n(VARS as u32)),
+        one(Sites, 1, Site::SIZE, 0, vec![0]),
+        one(Sites, 0, Site::SIZE, 1, vec![0xd0]),
+        one(Sites, 3, Site::SIZE, 2, vec![0xff, 0xff]),
+        one(Templates, 0, Template::SIZE, 0, far.to_vec()),
+        one(Templates, 0, Template::SIZE, 4, vec![0, 0]),
+        one(Templates, 0, Template::SIZE, 4, vec![17, 0]),
+        one(Templates, 0, Template::SIZE, 6, vec![0, 0]),
+        one(Templates, 0, Template::SIZE, 6, vec![65, 0]),
+        one(Consts, 0, Const::SIZE, 0, n(4)),
+    ];
+    for (s, record, size, field, bytes) in cases {
+        let got = error(damaged((s, record * size + field), &bytes));
+        // A region that is nobody's is found where its module is checked.
+        let mine = matches!(got, Some(Error::Record(at, i)) if at == s && i == record)
+            || s == Regions && matches!(got, Some(Error::Record(Modules | Regions, _)))
+            || s == Templates && matches!(got, Some(Error::Record(Sites | Templates, _)));
+        assert!(mine, "{s:?} {record} field {field} = {bytes:x?}: {got:?}");
+    }
+    // A module's: who owns what.
+    for (field, bytes) in [(1, n(1)), (1, far.to_vec()), (2, n(9)), (2, far.to_vec()), (3, far.to_vec()), (4, n(0))] {
+        let got = error(damaged((Modules, word(field)), &bytes));
+        assert!(matches!(got, Some(Error::Record(Modules, 0 | 1))), "{field} {bytes:x?}: {got:?}");
+    }
+    for (field, bytes) in [(5, n(0)), (5, n(3)), (5, far.to_vec())] {
+        let got = error(damaged((Modules, module + word(field)), &bytes));
+        assert!(matches!(got, Some(Error::Record(Modules, _) | Error::Section(_))), "{field} {bytes:x?}: {got:?}");
+    }
+    assert!(matches!(error(damaged((Vars, 0), &n(1))), Some(Error::Record(Modules, 0))));
+    // The first module's text is where its data should be.
+    let base = 3 * region + word(6);
+    let data = u64::from(synthetic::A_DATA).to_le_bytes();
+    assert!(matches!(error(damaged((Regions, base), &data)), Some(Error::Record(Modules, 0))));
+    // Variants and fixes are found by their template.
+    for (at, bytes) in [(0, vec![0xff, 0x7f]), (2, vec![0xff, 0xff]), (4, far.to_vec()), (8, far.to_vec())] {
+        let got = error(damaged((Variants, at), &bytes));
+        assert!(matches!(got, Some(Error::Record(Templates, 0))), "variant {at}: {got:?}");
+    }
+    for (at, bytes) in [(0, vec![2]), (1, vec![4]), (4, far.to_vec())] {
+        let got = error(damaged((Fixes, at), &bytes));
+        assert!(matches!(got, Some(Error::Record(Templates, 0))), "fix {at}: {got:?}");
+    }
+    assert!(matches!(error(damaged((PageSites, 0), &n(1))), Some(Error::Section(_))));
+    assert!(matches!(error(damaged((PageSites, 4), &far)), Some(Error::Record(PageSites, _))));
+    let last = section(&file(), Names).1 - 1;
+    assert_eq!(error(damaged((Names, last), b"x")), Some(Error::Section(Names as usize)));
+}
+
+#[test]
+fn errors_are_one_line_that_names_the_cause() {
+    let all = [
+        (Error::Truncated, "truncated"),
+        (Error::Trailing, "trailing"),
+        (Error::NotAnApproval, "not an approval"),
+        (Error::Version(7), "version 7"),
+        (Error::Checksum, "checksum"),
+        (Error::Section(3), "section 3"),
+        (Error::Record(Section::Sites, 12), "record 12 in section Sites"),
+    ];
+    for (error, part) in all {
+        let text = error.to_string();
+        assert!(text.contains(part) && !text.contains('\n'), "{text}");
+    }
+}
+
+#[test]
+fn limits_of_the_builder_are_errors() {
+    let mut b = Builder::new();
+    let region = |sites| RegionDef {
+        module: NONE,
+        kind: RegionKind::KernelText,
+        base: 0,
+        bytes: vec![0; 100],
+        sites,
+        symbols: Vec::new(),
+    };
+    let site = |offset| SiteDef { offset, kind: SiteKind::Ftrace, index: 0, arg: 0 };
+    assert!(matches!(b.region(region(vec![site(4096)])), Err(build::Error::Overlap(_, 4096))));
+    for value in 0..=u16::MAX as u64 {
+        b.local_expr(NONE, value).unwrap();
+    }
+    assert_eq!(b.local_expr(NONE, 7), Ok(7), "known");
+    assert!(matches!(b.local_expr(NONE, 1 << 20), Err(build::Error::TooMany(_))));
+    for n in 0..=u16::MAX as u32 {
+        b.template(&TemplateDef(vec![variant(0, &n.to_le_bytes())])).unwrap();
+    }
+    assert!(b.template(&TemplateDef(vec![variant(0, &[0; 4])])).is_ok(), "known");
+    assert!(matches!(b.template(&TemplateDef(vec![variant(1, &[0; 4])])), Err(build::Error::TooMany(_))));
+}
+
+fn variant(cond: u16, bytes: &[u8]) -> VariantDef {
+    VariantDef { cond, bytes: bytes.to_vec(), fixes: Vec::new() }
+}
+
+/// Relocated fields: offset and addend.
+type Fields = Vec<(u16, i32)>;
+
+/// What is in a random approval.
+#[derive(Clone, Debug)]
+struct Random {
+    kernel: Vec<Vec<u8>>,
+    runs: Vec<(u16, Vec<u8>)>,
+    modules: Vec<(Vec<u8>, Fields)>,
+    templates: Vec<(Vec<u8>, u8)>,
+}
+
+fn random() -> impl Strategy<Value = Random> {
+    let bytes = |max| prop::collection::vec(any::<u8>(), 1..max);
+    (
+        prop::collection::vec(bytes(9000), 1..4),
+        prop::collection::vec((any::<u16>(), bytes(40)), 0..4),
+        prop::collection::vec((bytes(5000), prop::collection::vec((0..4096u16, any::<i32>()), 0..20)), 0..5),
+        prop::collection::vec((bytes(MAX_SITE), 1..16u8), 1..6),
+    )
+        .prop_map(|(kernel, runs, modules, templates)| Random { kernel, runs, modules, templates })
+}
+
+const INFO: Info = Info {
+    image_va: synthetic::IMAGE,
+    image_phys: 0x100_0000,
+    image_span: 0x10_0000,
+    entry_offset: 0,
+    align: 0x20_0000,
+    modules_start: synthetic::MODULES.start,
+    modules_end: synthetic::MODULES.end,
+    fentry: 1,
+    ftrace_caller: 2,
+    ftrace_regs_caller: 3,
+    release: 0,
+    cmdline: 0,
+    boot_version: 0x20f,
+    cmdline_size: 255,
+};
+
+fn write(r: &Random) -> (Vec<u8>, Vec<u16>) {
+    let mut b = Builder::new();
+    r.runs.iter().for_each(|(at, bytes)| b.run(*at as u64, bytes));
+    let templates = r.templates.iter().map(|(bytes, count)| {
+        let fix = FixDef { pos: 0, kind: FixKind::SiteRel8 as u8, expr: 0, addend: -1 };
+        let one = |i: u8| VariantDef { cond: i as u16, bytes: bytes.clone(), fixes: vec![fix.clone(); i as usize % 3] };
+        b.template(&TemplateDef((0..*count).map(one).collect())).unwrap()
+    });
+    let templates: Vec<u16> = templates.collect();
+    let mut base = synthetic::IMAGE;
+    for (i, bytes) in r.kernel.iter().enumerate() {
+        let sites = vec![SiteDef { offset: 0, kind: SiteKind::Jump2, index: 0, arg: i as i32 }];
+        let symbols = vec![SymbolDef { offset: i as u32, name: format!("k{i}"), function: i % 2 == 0 }];
+        let def = RegionDef { module: NONE, kind: RegionKind::KernelText, base, bytes: bytes.clone(), sites, symbols };
+        b.region(def).unwrap();
+        base += bytes.len().next_multiple_of(PAGE) as u64 + PAGE as u64;
+    }
+    let names: Vec<String> = (0..r.modules.len()).map(|i| format!("m{i}")).collect();
+    let vars: Vec<u32> = names.iter().map(|n| b.module(n, &[VarClass::Code, VarClass::Data]).1).collect();
+    for (i, (bytes, sites)) in r.modules.iter().enumerate() {
+        b.begin_module(i as u32);
+        let mut sites = sites.clone();
+        sites.sort();
+        sites.dedup_by(|a, b| a.0.abs_diff(b.0) < 4);
+        sites.retain(|s| s.0 as usize + 4 <= bytes.len().next_multiple_of(PAGE));
+        let sites = sites.iter().map(|(offset, arg)| {
+            let index = b.local_expr(vars[i] + 1, *arg as u64).unwrap();
+            SiteDef { offset: *offset as u64, kind: SiteKind::Abs32, index, arg: *arg }
+        });
+        let sites = sites.collect();
+        let def = RegionDef {
+            module: i as u32,
+            kind: RegionKind::ModuleText,
+            base: vars[i] as u64,
+            bytes: bytes.clone(),
+            sites,
+            symbols: Vec::new(),
+        };
+        b.region(def).unwrap();
+    }
+    (b.finish(INFO), templates)
+}
+
+/// Uses everything a view offers.
+fn read_all(view: &View<'_>) {
+    for region in view.regions.iter() {
+        for offset in [0, 1, region.pages * PAGE as u32 - 1, u32::MAX] {
+            let symbol = view.symbol_at(&region, offset);
+            let _ = (symbol.map(|s| view.name(s.name_offset()).len()), view.function_at(&region, offset));
+        }
+    }
+    for page in 0..view.pages() {
+        view.region_of_page(page as u32);
+        for site in view.sites_of(page).map(|s| view.sites.at(s)) {
+            let len = view.site_len(&site);
+            assert!((1..=MAX_SITE).contains(&len));
+            if site.kind() == Some(SiteKind::Choice) {
+                let t = view.templates.at(site.index() as usize);
+                for v in view.variants.range(t.first_variant as usize, t.variants as usize) {
+                    assert_eq!(view.variant_bytes(&v, len).len(), len);
+                    view.fixes
+                        .range(v.first_fix as usize, v.fixes as usize)
+                        .for_each(|f| assert!((f.pos as usize) < len));
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_written_is_read(random in random()) {
+        let (mut file, templates) = write(&random);
+        prop_assert!(file == write(&random).0);
+        let (launch, view, pages) = view::open(&mut file).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert_eq!(view.info, INFO);
+        prop_assert_eq!(launch.runs.len(), random.runs.len());
+        for (run, (at, bytes)) in launch.runs.iter().zip(&random.runs) {
+            prop_assert_eq!(run.image_offset, *at as u64);
+            prop_assert_eq!(&launch.data[run.data_offset as usize..][..run.len as usize], &bytes[..]);
+        }
+        let all: Vec<&Vec<u8>> = random.kernel.iter().chain(random.modules.iter().map(|m| &m.0)).collect();
+        prop_assert_eq!(view.regions.len(), all.len());
+        for (region, bytes) in view.regions.iter().zip(all) {
+            let mut want = bytes.clone();
+            want.resize(bytes.len().next_multiple_of(PAGE), 0);
+            let got = &pages[region.first_page as usize..(region.first_page + region.pages) as usize];
+            prop_assert!(got.as_flattened() == want);
+        }
+        for (index, (bytes, count)) in templates.iter().zip(&random.templates) {
+            let t = view.templates.at(*index as usize);
+            prop_assert_eq!((t.variants, t.len as usize), (*count as u16, bytes.len()));
+            for (i, v) in view.variants.range(t.first_variant as usize, t.variants as usize).enumerate() {
+                prop_assert_eq!((v.cond, v.fixes), (i as u16, i as u16 % 3));
+                prop_assert_eq!(view.variant_bytes(&v, t.len as usize), &bytes[..]);
+            }
+        }
+        read_all(&view);
+    }
+
+    /// Bytes changed anywhere, with a checksum that fits: refused, or read without a panic.
+    #[test]
+    fn damage_never_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
+        let mut file = file();
+        let pages = section(&file, Section::Pages).0;
+        for (at, value) in changes {
+            file[at.index(pages)] = value;
+        }
+        seal(&mut file);
+        if let Ok((_, view, _)) = view::open(&mut file) {
+            read_all(&view);
+        }
+    }
+
+    /// The same for the few bytes that decide most.
+    #[test]
+    fn damaged_headers_never_panic(changes in prop::collection::vec((0..HEADER_LEN, any::<u8>()), 1..4), cut in 0..4096usize) {
+        let mut file = file();
+        for (at, value) in changes {
+            file[at] = value;
+        }
+        file.truncate(file.len().saturating_sub(cut));
+        if file.len() >= HEADER_LEN {
+            let len = file.len() as u64;
+            file[16..24].copy_from_slice(&len.to_le_bytes());
+            seal(&mut file);
+        }
+        if let Ok((_, view, _)) = view::open(&mut file) {
+            read_all(&view);
+        }
+    }
+}
