@@ -46,6 +46,17 @@ impl Nested {
         self.tables.set(frame, &access)
     }
 
+    /// Makes a device frame read-only for good.
+    pub fn hold(&mut self, frame: Frame) -> Result<(), Full> {
+        self.flush = true;
+        self.tables.hold(frame)
+    }
+
+    /// Whether a device frame is read-only.
+    pub fn is_held(&self, frame: Frame) -> bool {
+        self.tables.is_held(frame)
+    }
+
     /// Replaces one entry for the length of a window.
     pub fn replace(&mut self, view: View, frame: Frame, entry: u64) -> Result<u64, Full> {
         self.flush = true;

@@ -6,7 +6,8 @@ use secvisor_amd64::exit::{self, Exit};
 use secvisor_amd64::intercept::{misc1, misc2};
 use secvisor_amd64::vmcb::{TLB_FLUSH_ALL, Vmcb};
 use secvisor_amd64::{msr, reg};
-use secvisor_rules::Rules;
+use secvisor_rules::port::Ports;
+use secvisor_rules::{Rules, msr as msr_rules};
 
 use crate::cpu::run::{self, Registers, Stack};
 use crate::cpu::svm::Features;
@@ -25,6 +26,21 @@ use crate::window::{Scratch, Window};
 struct Maps {
     io: [u8; 3 * 4096],
     msr: [u8; 2 * 4096],
+}
+
+/// Bits of an MSR in its map.
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+/// A byte of the map in which every write exits.
+const WRITES: u8 = 0xaa;
+
+impl Maps {
+    /// Sets whether an MSR of the map's ranges exits.
+    fn intercept(&mut self, msr: u32, bits: u8, exits: bool) {
+        let Some(bit) = msr::permission_bit(msr) else { return };
+        let (byte, bits) = (&mut self.msr[bit / 8], bits << (bit % 8));
+        *byte = if exits { *byte | bits } else { *byte & !bits };
+    }
 }
 
 static VMCB: Once<MaybeUninit<Vmcb>> = Once::new(MaybeUninit::zeroed());
@@ -64,28 +80,27 @@ pub struct Vcpu {
     /// What absent memory looks like.
     pub(crate) scratch: &'static mut Scratch,
     pub(crate) memory: u64,
+    pub(crate) ports: Ports,
+    maps: &'static mut Maps,
 }
 
 impl Vcpu {
     /// A virtual CPU that intercepts what it must. Called once.
-    pub fn new(rules: Rules<'static>, nested: Nested, features: Features, memory: u64) -> Self {
+    pub fn new(rules: Rules<'static>, nested: Nested, features: Features, ports: Ports, memory: u64) -> Self {
         let maps = MAPS.take();
         // SAFETY: a block is made of integers, for which zero is a value.
         let vmcb = unsafe { VMCB.take().assume_init_mut() };
-        for port in report::COM2..report::COM2 + 8 {
-            maps.io[port as usize / 8] |= 1 << (port % 8);
+        for (first, last) in ports.watched().chain([(report::COM2, report::COM2 + 7)]) {
+            for port in first..=last {
+                maps.io[port as usize / 8] |= 1 << (port % 8);
+            }
         }
-        let mut intercept = |msr: u32, bits: u8| {
-            let bit = msr::permission_bit(msr).expect("an MSR the map covers");
-            maps.msr[bit / 8] |= bits << (bit % 8);
-        };
-        const READ: u8 = 1;
-        const WRITE: u8 = 2;
+        maps.msr.fill(WRITES);
+        for (first, last) in msr_rules::FREE {
+            (first..=last).for_each(|msr| maps.intercept(msr, WRITE, false));
+        }
         for msr in [msr::EFER, msr::VM_CR, msr::VM_HSAVE_PA, msr::SYSENTER_CS] {
-            intercept(msr, READ | WRITE);
-        }
-        for msr in [msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK] {
-            intercept(msr, WRITE);
+            maps.intercept(msr, READ, true);
         }
         let control = &mut vmcb.control;
         control.iopm_base = &raw const maps.io as u64;
@@ -110,6 +125,8 @@ impl Vcpu {
             log: LOG.take(),
             scratch: SCRATCH.take(),
             memory,
+            ports,
+            maps,
         };
         this.kernel_controls();
         this
@@ -176,6 +193,11 @@ impl Vcpu {
             self.nested.flush = false;
         }
         self.injected = Event(control.event_injection);
+    }
+
+    /// Lets the next write of an MSR be executed, or makes it exit again.
+    pub(crate) fn let_msr(&mut self, msr: u32, pass: bool) {
+        self.maps.intercept(msr, WRITE, !pass);
     }
 
     /// Notes how the guest translates, for what reads its memory.

@@ -1,4 +1,6 @@
 //! Violations: one line each, bounded
+use core::fmt;
+
 use secvisor_approval::wire::{NONE, Region, RegionKind};
 use secvisor_rules::{Rule, Violation};
 
@@ -33,6 +35,11 @@ impl Log {
 impl Vcpu {
     /// Records and reports a violation.
     pub(crate) fn violation(&mut self, violation: Violation) {
+        self.violation_of(violation, format_args!(""));
+    }
+
+    /// As [`Self::violation`], with what else there is to say, each as ` key=value`.
+    pub(crate) fn violation_of(&mut self, violation: Violation, detail: fmt::Arguments<'_>) {
         self.stats.violations += 1;
         let rip = self.vmcb.save.rip;
         let log = &mut *self.log;
@@ -48,7 +55,7 @@ impl Vcpu {
         let (module, symbol, offset) = at.unwrap_or(("-", "-", 0));
         let action = if violation.rule == Rule::Tampered { "restored" } else { "refused" };
         report!(
-            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module} action={action} n={}",
+            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module} action={action} n={}{detail}",
             violation.rule.name(),
             violation.frame.address(),
             self.log.count,

@@ -23,6 +23,8 @@ pub enum Purpose {
     Absent,
     /// A segment load in user mode.
     Segment,
+    /// A write of this MSR that the rules allow: the processor executes it, its own checks included.
+    Msr(u32),
 }
 
 /// An open window.
@@ -55,6 +57,7 @@ impl Vcpu {
             let Some(frame) = frame else { continue };
             let entry = match purpose {
                 Purpose::SelfPatch | Purpose::Segment => NestedTables::open_entry(frame, true),
+                Purpose::Msr(_) => continue,
                 Purpose::Absent => NestedTables::open_entry(Frame::containing(&raw const *self.scratch as u64), false),
             };
             match self.nested.replace(self.view, frame, entry) {
@@ -119,6 +122,7 @@ impl Vcpu {
             }
             Purpose::Absent => *self.scratch = Scratch::NEW,
             Purpose::Segment => self.end_show_segments(),
+            Purpose::Msr(msr) => self.let_msr(msr, false),
         }
         // Back to the controls of the view we were in; a segment load was made in the kernel view.
         match window.purpose {

@@ -20,6 +20,10 @@ pub enum Rule {
     UserFetch,
     /// A control or model-specific register that the guest must not change.
     Register,
+    /// An I/O port the guest must not write so.
+    Port,
+    /// Device memory that is held, because it decides what is RAM.
+    HeldDevice,
     /// An instruction the guest must not execute.
     Instruction,
     /// The nested tables have no room to set this frame apart.
@@ -38,6 +42,8 @@ impl Rule {
             Self::PageTable => "page-table",
             Self::UserFetch => "user-fetch",
             Self::Register => "register",
+            Self::Port => "port",
+            Self::HeldDevice => "held-device",
             Self::Instruction => "instruction",
             Self::OutOfTables => "out-of-tables",
         }

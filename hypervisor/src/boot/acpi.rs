@@ -1,7 +1,11 @@
-//! How many CPUs there are: ACPI 6.5, 5.2.5 to 5.2.12
+//! What the firmware says of the machine: ACPI 6.5, 5.2
 //!
-//! A CPU that the guest could start outside SecVisor would make everything else void, so launch refuses a machine with
-//! more than the one it runs on.
+//! How many CPUs there are: one that the guest could start outside SecVisor would make everything else void, so launch
+//! refuses a machine with more than the one it runs on. Where the sleep registers and the host bridges' configuration
+//! are: both must be kept from the guest.
+use secvisor_rules::Frame;
+use secvisor_rules::port::{self, Ports};
+
 use crate::mem::physical;
 
 /// Length of the header every table begins with.
@@ -11,12 +15,7 @@ const LONGEST: usize = 1 << 20;
 
 /// Number of CPUs the firmware names as usable, now or later. `None` if its tables cannot be read.
 pub fn cpus(rsdp: &[u8; 36]) -> Option<usize> {
-    let extended = rsdp[15] >= 2 && u64_at(rsdp, 24) != 0;
-    let root = if extended { u64_at(rsdp, 24) } else { u32_at(rsdp, 16) as u64 };
-    let width = if extended { 8 } else { 4 };
-    let entries = table(root)?.get(HEADER..)?.chunks_exact(width);
-    let address = |e: &[u8]| if extended { u64_at(e, 0) } else { u32_at(e, 0) as u64 };
-    let madt = entries.filter_map(|e| table(address(e))).find(|t| t.starts_with(b"APIC"))?;
+    let madt = find(rsdp, b"APIC")?;
     // The local APIC's address and flags come before the first entry.
     let mut rest = madt.get(HEADER + 8..)?;
     let mut count = 0;
@@ -32,6 +31,15 @@ pub fn cpus(rsdp: &[u8; 36]) -> Option<usize> {
         rest = &rest[len as usize..];
     }
     Some(count)
+}
+
+/// The first table with this signature.
+fn find(rsdp: &[u8; 36], signature: &[u8; 4]) -> Option<&'static [u8]> {
+    let extended = rsdp[15] >= 2 && u64_at(rsdp, 24) != 0;
+    let root = if extended { u64_at(rsdp, 24) } else { u32_at(rsdp, 16) as u64 };
+    let entries = table(root)?.get(HEADER..)?.chunks_exact(if extended { 8 } else { 4 });
+    let address = |e: &[u8]| if extended { u64_at(e, 0) } else { u32_at(e, 0) as u64 };
+    entries.filter_map(|e| table(address(e))).find(|t| t.starts_with(signature))
 }
 
 /// A table with a valid checksum.
@@ -56,4 +64,46 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u32_at(bytes, at) as u64 | (u32_at(bytes, at + 4) as u64) << 32
+}
+
+/// The sleep registers: FADT (ACPI 6.5, 5.2.9) and the `_S5_` package of the DSDT (7.4.2).
+pub fn ports(rsdp: &[u8; 36]) -> Ports {
+    let mut ports = Ports::default();
+    let Some(fadt) = find(rsdp, b"FACP") else { return ports };
+    for (slot, legacy, extended) in [(0, 64, 172), (1, 68, 184)] {
+        // A generic address: space (1 is I/O), width, offset, size, then the address.
+        let generic = fadt.get(extended..extended + 12).filter(|g| g[0] == 1 && u64_at(g, 4) != 0);
+        let legacy = fadt.get(legacy..legacy + 4).map_or(0, |b| u32_at(b, 0));
+        ports.pm1_control[slot] = generic.map_or(legacy as u64, |g| u64_at(g, 4)) as u16;
+    }
+    let extended = fadt.get(140..148).map_or(0, |b| u64_at(b, 0));
+    let dsdt = if extended != 0 { extended } else { fadt.get(40..44).map_or(0, |b| u32_at(b, 0) as u64) };
+    ports.soft_off = table(dsdt).and_then(soft_off);
+    ports
+}
+
+/// The first two numbers of the package named `_S5_`: package opcode, length (1 byte while below 64), count, then each
+/// number as 0, 1 or a byte behind its prefix (ACPI 6.5, 20.2).
+fn soft_off(dsdt: &[u8]) -> Option<[u8; 2]> {
+    let at = dsdt.windows(5).position(|w| w == b"_S5_\x12")?;
+    let mut rest = dsdt.get(at + 5 + 2..)?;
+    let mut number = || {
+        let (value, len) = match *rest {
+            [value @ (0 | 1), ..] => (value, 1),
+            [0x0a, value, ..] => (value, 2),
+            _ => return None,
+        };
+        rest = &rest[len..];
+        Some(value)
+    };
+    Some([number()?, number()?])
+}
+
+/// Frames of the host bridges' configuration space, where the firmware maps it to memory (PCI firmware 3.3, 4.1.2).
+pub fn host_bridges(rsdp: &[u8; 36]) -> impl Iterator<Item = Frame> {
+    let allocations = find(rsdp, b"MCFG").and_then(|t| t.get(HEADER + 8..)).unwrap_or(&[]).chunks_exact(16);
+    let first_bus = allocations.filter(|a| a[10] == 0).map(|a| u64_at(a, 0));
+    first_bus.flat_map(|base| {
+        (0..256u64).filter(|f| port::host_bridge(*f as u16)).map(move |f| Frame::containing(base + f * 4096))
+    })
 }

@@ -189,8 +189,11 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
         reference_pages(&rules),
         kept_bytes / 1024
     );
+    for frame in acpi::host_bridges(&boot.rsdp) {
+        nested.hold(frame).map_err(|_| Error::Memory(0))?;
+    }
     svm::enable();
-    let mut vcpu = Vcpu::new(rules, nested, features, kept_bytes);
+    let mut vcpu = Vcpu::new(rules, nested, features, acpi::ports(&boot.rsdp), kept_bytes);
     vcpu.prepare(|vmcb: &mut Vmcb| guest::initial_state(vmcb, &low, entry), low.base);
     Ok(vcpu)
 }

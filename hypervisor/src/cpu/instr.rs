@@ -15,6 +15,36 @@ pub fn outb(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
 }
 
+/// Reads a port for the guest: 1, 2 or 4 bytes.
+pub fn input(port: u16, size: u32) -> u32 {
+    let value: u32;
+    // SAFETY: what the guest may do to its devices; ports change no memory of ours.
+    unsafe {
+        match size {
+            1 => {
+                asm!("in al, dx", "movzx eax, al", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags));
+            }
+            2 => {
+                asm!("in ax, dx", "movzx eax, ax", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags));
+            }
+            _ => asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)),
+        }
+    }
+    value
+}
+
+/// Writes a port for the guest: 1, 2 or 4 bytes.
+pub fn output(port: u16, size: u32, value: u32) {
+    // SAFETY: as above; the rules have allowed it.
+    unsafe {
+        match size {
+            1 => asm!("out dx, al", in("dx") port, in("al") value as u8, options(nomem, nostack, preserves_flags)),
+            2 => asm!("out dx, ax", in("dx") port, in("ax") value as u16, options(nomem, nostack, preserves_flags)),
+            _ => asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)),
+        }
+    }
+}
+
 /// CPUID: EAX, EBX, ECX, EDX.
 pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);

@@ -96,6 +96,12 @@ impl Vcpu {
                     self.deliver(Event::exception_with(vector::GP, 0));
                 }
             }
+            FrameState::Device if self.nested.is_held(frame) => {
+                self.violation(Violation { rule: Rule::HeldDevice, frame, nearest: None });
+                if !self.open_window(Purpose::Absent, [Some(frame), None]) {
+                    self.deliver(Event::exception_with(vector::GP, 0));
+                }
+            }
             FrameState::Data | FrameState::Device => self.nested.flush = true,
         }
     }

@@ -83,9 +83,14 @@ impl Vcpu {
     }
 
     /// A triple fault. What a machine does: reset.
-    fn shutdown(&mut self) {
+    fn shutdown(&mut self) -> ! {
         report::guest_stopped();
         report!("the guest shut down (triple fault) at rip={:#x}: reset", self.vmcb.save.rip);
+        self.reset()
+    }
+
+    /// Resets the whole machine.
+    pub(crate) fn reset(&mut self) -> ! {
         // Reset control register of PC chipsets: full reset.
         instr::outb(0xcf9, 0x02);
         instr::outb(0xcf9, 0x06);

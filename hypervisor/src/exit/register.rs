@@ -2,10 +2,16 @@
 use secvisor_amd64::cpuid::MASKED;
 use secvisor_amd64::event::{Event, vector};
 use secvisor_amd64::{msr, reg};
+use secvisor_rules::msr::{self as msr_rules, MsrWrite};
 use secvisor_rules::{Frame, Rule, Violation};
 
 use crate::cpu::instr;
 use crate::vcpu::Vcpu;
+use crate::window::Purpose;
+
+/// Registers whose writes are completed here.
+const KEPT: [u32; 8] =
+    [msr::EFER, msr::SYSENTER_CS, msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::VM_CR, msr::VM_HSAVE_PA];
 
 /// EFER bits a guest may set (APM 2, 3.1.7): SCE, LME, LMA, NXE, LMSLE, FFXSR, TCE, MCOMMIT, INTWB, UAIE, AIBRSE.
 const EFER_GUEST: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 0x3f << 13 & !(1 << 16) | 1 << 20 | 1 << 21;
@@ -36,6 +42,9 @@ impl Vcpu {
         let number = self.regs.rcx as u32;
         let write = self.vmcb.control.exit_info1 & 1 != 0;
         let value = self.vmcb.save.rax & 0xffff_ffff | self.regs.rdx << 32;
+        if write && !KEPT.contains(&number) {
+            return self.other_msr(number, value);
+        }
         let result = if write { self.write_msr(number, value) } else { self.read_msr(number) };
         match result {
             Some(value) => {
@@ -46,6 +55,22 @@ impl Vcpu {
                 self.skip(2);
             }
             None => self.inject(Event::exception_with(vector::GP, 0)),
+        }
+    }
+
+    /// A write of a register that is not kept here.
+    fn other_msr(&mut self, number: u32, value: u64) {
+        // SAFETY: asked for registers that every processor with SVM has.
+        match msr_rules::write(number, value, || unsafe { instr::rdmsr(number) }) {
+            MsrWrite::Allow => {
+                self.let_msr(number, true);
+                self.open_window(Purpose::Msr(number), [None, None]);
+            }
+            MsrWrite::Ignore => self.skip(2),
+            MsrWrite::Refuse => {
+                self.refuse_msr(number, value);
+                self.inject(Event::exception_with(vector::GP, 0));
+            }
         }
     }
 
@@ -72,11 +97,11 @@ impl Vcpu {
             msr::LSTAR if canonical => hidden.lstar = value,
             msr::CSTAR if canonical => hidden.cstar = value,
             msr::SFMASK => hidden.sfmask = value & 0xffff_ffff,
-            msr::VM_CR | msr::VM_HSAVE_PA => {
-                self.violation(Violation { rule: Rule::Register, frame: Frame(0), nearest: None });
+            msr::LSTAR | msr::CSTAR => return None,
+            _ => {
+                self.refuse_msr(number, value);
                 return None;
             }
-            _ => return None,
         }
         if number != msr::SYSENTER_CS {
             // SAFETY: SYSCALL MSRs with a value that was checked; the host does not use them.
@@ -85,11 +110,16 @@ impl Vcpu {
         Some(0)
     }
 
+    fn refuse_msr(&mut self, number: u32, value: u64) {
+        let violation = Violation { rule: Rule::Register, frame: Frame(0), nearest: None };
+        self.violation_of(violation, format_args!(" msr={number:#x} value={value:#x}"));
+    }
+
     fn write_efer(&mut self, value: u64) -> Option<u64> {
         let save = &mut self.vmcb.save;
         let long_mode_changes = (value ^ save.efer) & reg::EFER_LME != 0 && save.cr0 & reg::CR0_PG != 0;
         if value & reg::EFER_SVME != 0 {
-            self.violation(Violation { rule: Rule::Register, frame: Frame(0), nearest: None });
+            self.refuse_msr(msr::EFER, value);
             return None;
         }
         if value & !EFER_GUEST != 0 || long_mode_changes {

@@ -19,6 +19,8 @@ const VIEWS: [View; 2] = [View::Kernel, View::User];
 const GIB: u64 = 1 << 30;
 const SLOT: u64 = 1 << 39;
 const ENTRIES: usize = 512;
+/// Tables for the device frames that are held: a directory and a few tables in both views.
+const HELD: usize = 16;
 
 type Table = [u64; ENTRIES];
 
@@ -62,7 +64,7 @@ pub fn tables_needed(physical_bits: u32, frames: u64, splits: usize) -> usize {
     let slots = (1usize << (physical_bits.clamp(39, 48) - 39)).max(1);
     let ram_slots = (frames * 4096).div_ceil(SLOT) as usize;
     let gibs = (frames * 4096).div_ceil(GIB) as usize;
-    2 + slots + 2 * ram_slots + 2 * gibs + 2 * splits
+    2 + slots + 2 * ram_slots + 2 * gibs + 2 * splits + HELD
 }
 
 impl NestedTables {
@@ -186,22 +188,29 @@ impl NestedTables {
         ((entry & ADDRESS) - self.base) as usize / 4096
     }
 
-    /// Table and index of a frame's own entry, its 2 MiB range split if need be.
+    /// Table and index of a frame's own entry, the ranges above it split if need be.
     fn entry(&mut self, view: View, frame: Frame) -> Result<(usize, usize), Full> {
-        let index = |shift: u32| (frame.0 >> shift) as usize % ENTRIES;
-        let pdpt = self.next(self.tables[view as usize][index(27)]);
-        let directory = self.next(self.tables[pdpt][index(18)]);
-        let entry = self.tables[directory][index(9)];
-        if entry & LARGE != 0 || entry & PRESENT == 0 {
-            let table = self.take()?;
-            let rights = entry & !ADDRESS & !LARGE;
-            for i in 0..ENTRIES {
-                self.tables[table][i] = (((frame.0 & !0x1ff) + i as u64) * 4096) | rights;
+        let mut table = view as usize;
+        for shift in [27, 18, 9] {
+            let index = (frame.0 >> shift) as usize % ENTRIES;
+            if self.tables[table][index] & LARGE != 0 {
+                self.split(table, index, shift)?;
             }
-            self.tables[directory][index(9)] = self.address(table) | TABLE;
-            return Ok((table, index(0)));
+            table = self.next(self.tables[table][index]);
         }
-        Ok((self.next(entry), index(0)))
+        Ok((table, frame.0 as usize % ENTRIES))
+    }
+
+    /// Replaces a leaf over 2^`shift` frames by a table of 512 smaller ones with the same rights.
+    fn split(&mut self, table: usize, index: usize, shift: u32) -> Result<(), Full> {
+        let below = self.take()?;
+        let (leaf, size) = (self.tables[table][index], 4096u64 << (shift - 9));
+        let large = if shift > 9 { LARGE } else { 0 };
+        for i in 0..ENTRIES {
+            self.tables[below][i] = ((leaf & !LARGE) + i as u64 * size) | large;
+        }
+        self.link(table, index, below);
+        Ok(())
     }
 
     /// Sets a frame's rights in both views. The caller flushes.
@@ -223,6 +232,27 @@ impl NestedTables {
             self.tables[table][index] = frame.address() | leaf.bits(view);
         }
         Ok(())
+    }
+
+    /// Makes a device frame read-only in both views. For launch only.
+    pub fn hold(&mut self, frame: Frame) -> Result<(), Full> {
+        for view in VIEWS {
+            let (table, index) = self.entry(view, frame)?;
+            self.tables[table][index] &= !WRITE;
+        }
+        Ok(())
+    }
+
+    /// Whether a device frame is read-only.
+    pub fn is_held(&self, frame: Frame) -> bool {
+        let mut table = View::Kernel as usize;
+        for shift in [27, 18, 9] {
+            match self.table_at(table, (frame.0 >> shift) as usize % ENTRIES) {
+                Some(next) => table = next,
+                None => return false,
+            }
+        }
+        self.tables[table][frame.0 as usize % ENTRIES] & WRITE == 0
     }
 
     /// Replaces one frame's entry in one view for the length of a window; what it was. The caller flushes.

@@ -1,0 +1,118 @@
+//! Which model-specific registers the guest may write
+//!
+//! By allow-list: a register that can redirect entries, execution or the decoding of physical addresses, or that is not
+//! known, is refused. Numbers and bits: AMD64 Architecture Programmer's Manual volume 2, appendix A, and the Processor
+//! Programming References; the comments say who writes them in Linux.
+
+/// What is to become of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsrWrite {
+    /// It may be executed.
+    Allow,
+    /// It comes to nothing, without a fault: Linux does it as a matter of course.
+    Ignore,
+    /// #GP, and a violation.
+    Refuse,
+}
+
+/// Registers that may be written freely, so that they need no exit: first and last.
+pub const FREE: [(u32, u32); 24] = [
+    (0x10, 0x10),               // TSC
+    (0x3b, 0x3b),               // TSC_ADJUST
+    (0x48, 0x49),               // SPEC_CTRL, PRED_CMD
+    (0xe7, 0xe8),               // MPERF, APERF
+    (0x10b, 0x10b),             // FLUSH_CMD
+    (0x175, 0x176),             // SYSENTER_ESP, SYSENTER_EIP: of no effect while SYSENTER_CS is 0
+    (0x179, 0x17b),             // MCG_CAP, MCG_STATUS, MCG_CTL
+    (0x1d9, 0x1d9),             // DEBUG_CTL
+    (0x277, 0x277),             // PAT, the guest's own under nested paging
+    (0x400, 0x47f),             // machine-check banks
+    (0x6e0, 0x6e0),             // TSC_DEADLINE
+    (0x800, 0x82f),             // x2APIC but for the interrupt command register
+    (0x831, 0x83f),             // as above
+    (0xda0, 0xda0),             // XSS
+    (0xc000_0100, 0xc000_0103), // FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
+    (0xc000_0300, 0xc000_0303), // performance counters, global
+    (0xc000_0408, 0xc000_040f), // machine-check thresholds
+    (0xc000_2000, 0xc000_23ff), // machine-check banks, scalable
+    (0xc001_0000, 0xc001_0007), // performance counters, legacy
+    (0xc001_0062, 0xc001_0062), // P-state control
+    (0xc001_0200, 0xc001_024f), // performance counters, core and L3
+    (0xc001_02b1, 0xc001_02b3), // CPPC
+    (0xc001_1019, 0xc001_101b), // breakpoint address masks
+    (0xc001_1030, 0xc001_1039), // instruction-based sampling
+];
+
+/// Registers of which only some bits may change: number and those bits.
+const BITS: [(u32, u64); 5] = [
+    // APIC_BASE: enable and x2APIC mode, not the address: it must not come to lie over RAM.
+    (0x1b, 1 << 10 | 1 << 11),
+    // HWCR: McStatusWrEn, TscFreqSel, CpbDis, IRPerfEn (arch/x86/kernel/cpu/amd.c).
+    (0xc001_0015, 1 << 18 | 1 << 24 | 1 << 25 | 1 << 30),
+    // LS_CFG: speculative store bypass disable, by family (arch/x86/kernel/cpu/amd.c, bsp_init_amd).
+    (0xc001_1020, 1 << 10 | 1 << 33 | 1 << 54),
+    // DE_CFG: serializing LFENCE, the Zenbleed bit (arch/x86/kernel/cpu/amd.c).
+    (0xc001_1029, 1 << 1 | 1 << 9),
+    // DE_CFG2: the bit against branch type confusion on Zen 2 (arch/x86/kernel/cpu/amd.c, init_spectral_chicken).
+    (0xc001_10e3, 1 << 1),
+];
+
+/// Memory types: Linux switches them off and on again around setting the PAT (arch/x86/kernel/cpu/cacheinfo.c).
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+/// Interrupt command register of the x2APIC.
+const X2APIC_ICR: u32 = 0x830;
+/// Delivery modes INIT and start-up, in bits 8-10 of the command.
+const ICR_INIT: u64 = 5;
+const ICR_STARTUP: u64 = 6;
+
+/// Decides a write of a register that is not in [`FREE`] and that the hypervisor does not keep itself. `current` is
+/// asked for registers that every processor with SVM has.
+pub fn write(number: u32, value: u64, current: impl FnOnce() -> u64) -> MsrWrite {
+    if let Some((_, bits)) = BITS.iter().find(|(n, _)| *n == number) {
+        return if (value ^ current()) & !bits == 0 { MsrWrite::Allow } else { MsrWrite::Refuse };
+    }
+    match number {
+        MTRR_DEF_TYPE => MsrWrite::Ignore,
+        X2APIC_ICR if !matches!(value >> 8 & 7, ICR_INIT | ICR_STARTUP) => MsrWrite::Allow,
+        _ => MsrWrite::Refuse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_registers_are_refused() {
+        for number in [0x0, 0x79, 0x200, 0x250, 0xc001_0010, 0xc001_0016, 0xc001_001a, 0xc001_0020, 0xc001_0058] {
+            assert_eq!(write(number, 0, || 0), MsrWrite::Refuse, "{number:#x}");
+        }
+        for number in [0xc001_0111, 0xc001_0112, 0xc001_0113, 0xc001_1004, 0x1234] {
+            assert_eq!(write(number, 0, || 0), MsrWrite::Refuse, "{number:#x}");
+        }
+    }
+
+    #[test]
+    fn only_harmless_bits_change() {
+        let base = 0xfee0_0000 | 1 << 11 | 1 << 8;
+        assert_eq!(write(0x1b, base | 1 << 10, || base), MsrWrite::Allow);
+        assert_eq!(write(0x1b, base + 0x1000, || base), MsrWrite::Refuse);
+        assert_eq!(write(0xc001_0015, 1 << 30, || 0), MsrWrite::Allow);
+        assert_eq!(write(0xc001_0015, 1, || 0), MsrWrite::Refuse);
+    }
+
+    #[test]
+    fn no_init_and_no_startup() {
+        assert_eq!(write(X2APIC_ICR, 0x4_0000 | 0xfd, || 0), MsrWrite::Allow);
+        assert_eq!(write(X2APIC_ICR, 5 << 8, || 0), MsrWrite::Refuse);
+        assert_eq!(write(X2APIC_ICR, 6 << 8 | 0x9f, || 0), MsrWrite::Refuse);
+    }
+
+    #[test]
+    fn free_registers_hold_no_dangerous_one() {
+        let free = |n: u32| FREE.iter().any(|(first, last)| (*first..=*last).contains(&n));
+        let dangerous =
+            [0x1b, 0x174, 0x200, 0x2ff, 0x830, 0xc000_0080, 0xc000_0082, 0xc001_0010, 0xc001_0015, 0xc001_0114];
+        assert!(!dangerous.into_iter().any(free));
+    }
+}

@@ -1,0 +1,144 @@
+//! Which I/O ports the guest may write, and what
+//!
+//! Four things behind ports could undo the protection: sleep (resume would run outside SecVisor), the host bridge's
+//! configuration (it decides what is RAM), a reset of the CPU alone, and the report's UART.
+
+/// Registers of the machine that are known at launch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ports {
+    /// ACPI PM1a and PM1b control, 0 if there is none (ACPI 6.5, 4.8.3.2.1).
+    pub pm1_control: [u16; 2],
+    /// Their sleep types for S5, soft off; none if unknown.
+    pub soft_off: Option<[u8; 2]>,
+    /// What was last written to CONFIG_ADDRESS.
+    config_address: u32,
+}
+
+/// What is to become of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortWrite {
+    /// It is made.
+    Pass,
+    /// It comes to nothing: Linux does it as a matter of course.
+    Ignore,
+    /// It comes to nothing, and is reported.
+    Refuse,
+    /// The whole machine is reset, SecVisor included.
+    Reset,
+}
+
+/// PCI configuration address (PCI local bus 3.0, 3.2.2.3.2).
+const CONFIG_ADDRESS: u16 = 0xcf8;
+/// PCI configuration data, 4 ports.
+const CONFIG_DATA: u16 = 0xcfc;
+/// Length of the part of a function's configuration that is the same for all.
+const HEADER: u32 = 0x40;
+/// Reset control of PC chipsets: bit 1 the whole system, bit 2 now.
+const RESET_CONTROL: u16 = 0xcf9;
+/// System control port A: bit 0 resets the CPU.
+const SYSTEM_CONTROL: u16 = 0x92;
+/// Keyboard controller command; F0h to FEh with bit 0 clear pulse the CPU's reset line.
+const KEYBOARD_COMMAND: u16 = 0x64;
+/// PM1 control: sleep type in bits 10-12, enter it.
+const SLEEP_ENABLE: u32 = 1 << 13;
+
+impl Ports {
+    /// The ports that must exit, each first and last.
+    pub fn watched(&self) -> impl Iterator<Item = (u16, u16)> {
+        let fixed = [(SYSTEM_CONTROL, SYSTEM_CONTROL), (KEYBOARD_COMMAND, KEYBOARD_COMMAND), (CONFIG_ADDRESS, 0xcff)];
+        fixed.into_iter().chain(self.pm1_control.into_iter().filter(|p| *p != 0).map(|p| (p, p + 1)))
+    }
+
+    /// Decides a write of `size` bytes.
+    pub fn write(&mut self, port: u16, size: u32, value: u32) -> PortWrite {
+        for (register, soft_off) in self.pm1_control.into_iter().zip(self.soft_off.unwrap_or([0xff; 2])) {
+            let end = port as u32 + size;
+            if register == 0 || end <= register as u32 || port > register + 1 {
+                continue;
+            }
+            let control = match (port == register, size) {
+                (true, 1..=2) => value,
+                (false, 1) if port == register + 1 => value << 8,
+                _ => return PortWrite::Refuse,
+            };
+            let sleeps = control & SLEEP_ENABLE != 0 && size as u16 + port > register + 1;
+            let other = sleeps && (control >> 10 & 7) as u8 != soft_off;
+            return if other { PortWrite::Refuse } else { PortWrite::Pass };
+        }
+        match (port, size) {
+            (CONFIG_ADDRESS, 4) => {
+                self.config_address = value;
+                PortWrite::Pass
+            }
+            (RESET_CONTROL, 1) if value & 4 != 0 => PortWrite::Reset,
+            (RESET_CONTROL, 1) => PortWrite::Pass,
+            (CONFIG_DATA..=0xcff, _) if host_bridge((self.config_address >> 8) as u16) => {
+                // Linux sizes the base address registers of every function; those of a bridge it leaves alone.
+                if self.config_address & 0xff < HEADER { PortWrite::Ignore } else { PortWrite::Refuse }
+            }
+            (CONFIG_DATA..=0xcff, _) => PortWrite::Pass,
+            (SYSTEM_CONTROL, 1) if value & 1 != 0 => PortWrite::Reset,
+            (KEYBOARD_COMMAND, 1) if value & 0xf1 == 0xf0 => PortWrite::Reset,
+            (SYSTEM_CONTROL | KEYBOARD_COMMAND, 1) => PortWrite::Pass,
+            // How Linux asks for this way of configuration (arch/x86/pci/direct.c, pci_check_type1).
+            (0xcfb, 1) => PortWrite::Ignore,
+            // Wider or straddling accesses to any of these are nobody's habit.
+            _ => PortWrite::Refuse,
+        }
+    }
+}
+
+/// Whether a function (bus in bits 8-15, device 3-7, function 0-2) decides how physical addresses are decoded: the host
+/// bridge, and on AMD processors the nodes' own functions from device 18h on (DRAM and MMIO routing), of which the
+/// first of a node is a host bridge too. Devices 1Eh and 1Fh belong to chipsets.
+pub fn host_bridge(function: u16) -> bool {
+    let (bus, device) = (function >> 8, function >> 3 & 0x1f);
+    function == 0 || bus == 0 && (0x18..=0x1d).contains(&device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports() -> Ports {
+        Ports { pm1_control: [0x604, 0], soft_off: Some([0, 0]), ..Ports::default() }
+    }
+
+    #[test]
+    fn sleep_but_soft_off_is_refused() {
+        let mut p = ports();
+        assert_eq!(p.write(0x604, 2, 1 << 13), PortWrite::Pass);
+        assert_eq!(p.write(0x604, 2, 1 << 13 | 1 << 10), PortWrite::Refuse);
+        assert_eq!(p.write(0x605, 1, 1 << 5 | 1 << 2), PortWrite::Refuse);
+        assert_eq!(p.write(0x605, 1, 1 << 5), PortWrite::Pass);
+        assert_eq!(p.write(0x604, 2, 1 << 10), PortWrite::Pass);
+        assert_eq!(p.write(0x603, 4, 0), PortWrite::Refuse);
+        assert_eq!(Ports { soft_off: None, ..p }.write(0x604, 2, 1 << 13), PortWrite::Refuse);
+    }
+
+    #[test]
+    fn the_host_bridge_is_read_only() {
+        let mut p = ports();
+        assert_eq!(p.write(0xcf8, 4, 0x8000_0090), PortWrite::Pass);
+        assert_eq!(p.write(0xcfc, 1, 0x33), PortWrite::Refuse);
+        assert_eq!(p.write(0xcf8, 4, 0x8000_0010), PortWrite::Pass);
+        assert_eq!(p.write(0xcfc, 4, u32::MAX), PortWrite::Ignore);
+        assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x18 << 11 | 1 << 8 | 0x40), PortWrite::Pass);
+        assert_eq!(p.write(0xcfc, 4, 0x33), PortWrite::Refuse);
+        assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x40), PortWrite::Pass);
+        assert_eq!(p.write(0xcff, 1, 0x33), PortWrite::Pass);
+    }
+
+    #[test]
+    fn a_cpu_is_never_reset_alone() {
+        let mut p = ports();
+        assert_eq!(p.write(0xcf9, 1, 4), PortWrite::Reset);
+        assert_eq!(p.write(0xcf9, 1, 6), PortWrite::Reset);
+        assert_eq!(p.write(0xcf9, 1, 2), PortWrite::Pass);
+        assert_eq!(p.write(0x92, 1, 1), PortWrite::Reset);
+        assert_eq!(p.write(0x92, 1, 2), PortWrite::Pass);
+        assert_eq!(p.write(0x64, 1, 0xfe), PortWrite::Reset);
+        assert_eq!(p.write(0x64, 1, 0xd4), PortWrite::Pass);
+        assert_eq!(p.write(0xcf7, 4, 0), PortWrite::Refuse);
+    }
+}
