@@ -372,7 +372,7 @@ fn beta() -> RegionSpec {
 
 fn gamma() -> RegionSpec {
     let sites = vec![site(0x10, Kind::Rel32(To::Kernel(FUNCTION))), site(0x20, returns())];
-    RegionSpec { module: 2, kind: RegionKind::ModuleText, base: C_TEXT as u64, pages: 1, sites, functions: vec![0x60] }
+    RegionSpec { module: 2, kind: RegionKind::ModuleText, base: C_TEXT as u64, pages: 2, sites, functions: vec![0x60] }
 }
 
 impl Spec {

@@ -280,10 +280,10 @@ fn data_lies_where_modules_lie_and_per_cpu_data_where_it_can() {
 #[test]
 fn a_module_loaded_again_supersedes_itself() {
     let first = usual_vars();
-    let places: [&dyn Fn(&mut Vec<u64>); 3] =
-        [&|v| v[..7].iter_mut().for_each(|x| *x += 0x80_0000), &|v| v[s::A_DATA as usize] += 0x5000, &|v| {
-            v[s::A_TEXT as usize] += PAGE64
-        }];
+    let moved = |v: &mut [u64]| v[..7].iter_mut().for_each(|x| *x += 0x80_0000);
+    let data_moved = |v: &mut [u64]| v[s::A_DATA as usize] += 0x5000;
+    let text_moved = |v: &mut [u64]| v[s::A_TEXT as usize] += PAGE64;
+    let places: [fn(&mut [u64]); 3] = [moved, data_moved, text_moved];
     for change in places {
         let mut stage = stage();
         let mut world = loaded(&mut stage, &first);
@@ -315,11 +315,12 @@ fn a_module_that_refers_only_to_the_kernel_supersedes_itself() {
     second[s::C_TEXT as usize] += 0x3000;
     let mut stage = stage();
     let mut world = World::booted(&mut stage);
-    world.load(s::GAMMA, &first, &frames(0x60, 1));
+    world.load(s::GAMMA, &first, &frames(0x60, 2));
     assert_eq!(world.fetch_module(s::GAMMA, 0, &first), Outcome::Runs);
-    world.load(s::GAMMA, &second, &frames(0x61, 1));
+    assert_eq!(world.fetch_module(s::GAMMA, 1, &first), Outcome::Runs);
+    world.load(s::GAMMA, &second, &frames(0x62, 2));
     assert_eq!(world.fetch_module(s::GAMMA, 0, &second), Outcome::Runs);
-    assert_eq!(world.rules.frames().get(Frame(0x60)), FrameState::Data);
+    assert!(frames(0x60, 2).into_iter().all(|f| world.rules.frames().get(f) == FrameState::Data));
 }
 
 /// Of the instance that has ended nothing is remembered that the new one would contradict.

@@ -137,10 +137,10 @@ fn play(world: &mut World<'_>, action: &Action) {
             let va = world.spec.base(region, &vars) + site.offset;
             let values = world.spec.values(&site, va, &other);
             let bytes = values[value % values.len()].bytes.clone();
-            for i in from.min(bytes.len())..to.min(bytes.len()) {
+            for (i, byte) in bytes.iter().enumerate().take(to).skip(from) {
                 let at = va + i as u64;
                 if let Some(frame) = world.ram.tables.get(&(at & !0xfff)).copied() {
-                    world.write(frame, at as usize % PAGE, &[bytes[i]]);
+                    world.write(frame, at as usize % PAGE, &[*byte]);
                 }
             }
         }

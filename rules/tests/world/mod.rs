@@ -168,11 +168,8 @@ impl Stage {
 
 /// What holds on the CPU the simulated Linux runs on, [`s::UNSHOWN`] apart.
 pub fn holds(raw: u16) -> bool {
-    let plain = match raw & !cond::NOT {
-        cond::BASE | s::SMAP | cond::RETURN_SRSO | cond::UNIPROCESSOR => true,
-        s::UNSHOWN => true,
-        _ => false,
-    };
+    let known = [cond::BASE, cond::RETURN_SRSO, cond::UNIPROCESSOR, s::SMAP, s::UNSHOWN];
+    let plain = known.contains(&(raw & !cond::NOT));
     plain != (raw & cond::NOT != 0)
 }
 
