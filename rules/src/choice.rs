@@ -5,9 +5,12 @@
 //! kernel site shows is bound by the first module site that does.
 use secvisor_approval::wire::cond;
 
+use crate::check::{Check, made};
+
 const WORDS: usize = (cond::END as usize).div_ceil(64);
 
 /// What is known about every condition.
+#[cfg_attr(feature = "model", derive(Clone, PartialEq, Eq, Hash))]
 pub struct Choices {
     known: [u64; WORDS],
     holds: [u64; WORDS],
@@ -23,7 +26,7 @@ impl Choices {
         let id = raw & !cond::NOT;
         match id {
             cond::BASE => return Some(true),
-            cond::BOOT_ONLY => return Some(false),
+            cond::BOOT_ONLY if made(Check::BootOnly) => return Some(false),
             _ => {}
         }
         let (word, bit) = (id as usize / 64, 1u64 << (id % 64));

@@ -1,4 +1,5 @@
 //! A kernel-mode fetch from a frame that is not executable: freeze, compare, approve or refuse
+use crate::check::{Check, made};
 use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::step::OutOfTables;
@@ -23,7 +24,7 @@ impl Rules<'_> {
             FrameState::Hypervisor => self.refuse(Rule::HypervisorMemory, frame, None),
             FrameState::Data => {
                 // INV-2: nobody can change it from here on.
-                if machine.set_access(frame, Access::Frozen).is_err() {
+                if made(Check::Freeze) && machine.set_access(frame, Access::Frozen).is_err() {
                     return self.refuse(Rule::OutOfTables, frame, None);
                 }
                 let verdict = match self.kernel_page_of_frame(frame) {
@@ -57,7 +58,7 @@ impl Rules<'_> {
                 // None of the instruction's bytes may be unverified. Before user mode runs, instructions begin where
                 // the approval says, so that none reaches into a site from before; later any could come.
                 let (at, longest) = ((va & 0xfff) as usize, if self.booted { MAX_STEP } else { 1 });
-                if at < site.end && site.start < at + longest {
+                if made(Check::Reach) && at < site.end && site.start < at + longest {
                     return match init {
                         true => self.refuse(Rule::UnapprovedCode, frame, Some((page, site.start as u16))),
                         false => self.put_back(machine, frame, &place, site.start as u16),
@@ -65,7 +66,9 @@ impl Rules<'_> {
                 }
                 Verdict::Step(proof)
             }
-            Err(Mismatch(at)) if init => self.refuse(Rule::UnapprovedCode, frame, Some((page, at))),
+            Err(Mismatch(at)) if init && made(Check::InitPutBack) => {
+                self.refuse(Rule::UnapprovedCode, frame, Some((page, at)))
+            }
             Err(Mismatch(at)) => self.put_back(machine, frame, &place, at),
         }
     }
@@ -106,7 +109,7 @@ impl Rules<'_> {
             Ok(()) => {
                 // A module that was loaded again in the same place: its old frame is no longer part of it.
                 let before = Frame(self.places[page as usize] as u64);
-                if before != frame && self.frames.get(before) == FrameState::Approved(page) {
+                if made(Check::OneFrame) && before != frame && self.frames.get(before) == FrameState::Approved(page) {
                     self.demote(machine, before, page);
                 }
                 self.note_approved(page, frame);

@@ -48,6 +48,12 @@ impl<'a> FrameTable<'a> {
         Self(entries)
     }
 
+    /// A table over memory that was one before.
+    #[cfg(feature = "model")]
+    pub fn resume(entries: &'a mut [u16]) -> Self {
+        Self(entries)
+    }
+
     /// Marks frames as RAM. For launch only.
     pub fn add_ram(&mut self, frames: core::ops::Range<u64>) {
         self.0[frames.start as usize..frames.end as usize].fill(DATA);

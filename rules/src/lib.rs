@@ -15,9 +15,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "model")]
+extern crate std;
+
+pub mod check;
 mod choice;
 mod fetch;
 pub mod frame;
+#[cfg(feature = "model")]
+pub mod model;
 mod module;
 pub mod msr;
 mod page;

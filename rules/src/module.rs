@@ -7,6 +7,7 @@
 use secvisor_approval::PAGE;
 use secvisor_approval::wire::{NONE, Region, RegionKind};
 
+use crate::check::{Check, made};
 use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::{Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict};
@@ -23,7 +24,8 @@ enum Forget {
 
 impl Rules<'_> {
     pub(crate) fn verify_module(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
-        if !self.booted || !(self.view.info.modules_start..self.view.info.modules_end).contains(&va) {
+        let inside = (self.view.info.modules_start..self.view.info.modules_end).contains(&va);
+        if !self.booted && made(Check::AfterBoot) || !inside && made(Check::ModuleRange) {
             return self.refuse(Rule::UnapprovedCode, frame, None);
         }
         let live = self.page_bound_at(va);
@@ -98,7 +100,7 @@ impl Rules<'_> {
         });
         let base = region.base as u32;
         match binds.get(self.vars, base) {
-            Some(bound) if bound != start => return None,
+            Some(bound) if bound != start && made(Check::Base) => return None,
             None if !binds.bind(&self.view, base, start) => return None,
             _ => {}
         }
@@ -144,7 +146,7 @@ impl Rules<'_> {
     ) -> Verdict {
         for (var, value) in binds.pending() {
             let bound = self.vars[*var as usize];
-            if bound != 0 && bound != *value {
+            if bound != 0 && bound != *value && made(Check::Supersede) {
                 self.supersede(machine, self.view.vars.at(*var as usize).module);
             }
         }
@@ -153,7 +155,8 @@ impl Rules<'_> {
         }
         // What was taken as unbound is bound now, and the pages beside this one are known to be, or not to be, of
         // the same instance.
-        if binds.anew()
+        if made(Check::Again)
+            && binds.anew()
             && let Err(Mismatch(at)) = self.compare(machine, frame, place, &mut Bindings::new(0..0))
         {
             return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at)));
@@ -168,7 +171,7 @@ impl Rules<'_> {
         let m = self.view.modules.at(module as usize);
         let own = m.first_var..m.first_var + m.vars;
         for index in 0..self.view.modules.len() as u32 {
-            if index == module || self.refers_to(index, &own) {
+            if index == module || self.refers_to(index, &own) && made(Check::Dependents) {
                 self.forget_pages(machine, index);
             }
         }
@@ -212,8 +215,9 @@ impl Rules<'_> {
         let last = &self.pages[place.page as usize];
         let same = machine.page(frame).iter().zip(last).filter(|(a, b)| a == b).count();
         let region = self.view.regions.at(self.view.region_of_page(place.page));
-        let live = self.places[place.page as usize] as u64 == frame.0 && region.kind == RegionKind::ModuleText as u32;
-        if live && same >= PAGE / 2 {
+        let live = self.places[place.page as usize] as u64 == frame.0 || !made(Check::Live);
+        let text = region.kind == RegionKind::ModuleText as u32 || !made(Check::ModuleInit);
+        if live && text && (same >= PAGE / 2 || !made(Check::Similar)) {
             return self.put_back(machine, frame, place, at);
         }
         self.refuse(Rule::UnapprovedCode, frame, nearest)

@@ -7,6 +7,7 @@ use secvisor_approval::wire::{
     ConstClass, Expr, FixKind, MAX_SITE, NONE, RegionKind, Site, SiteKind, Template, VarClass, Variant,
 };
 
+use crate::check::{Check, made};
 use crate::choice::Choices;
 
 /// Bytes of a site as found in memory. Of a site that straddles two pages only one part may be known.
@@ -28,7 +29,7 @@ impl Seen<'_> {
     }
     /// Whether the site is being changed between two values by the INT3 protocol.
     fn pokes(&self, a: &[u8], b: &[u8]) -> bool {
-        let int3 = self.low > 0 || self.bytes[0] == INT3;
+        let int3 = self.low > 0 || self.bytes[0] == INT3 || !made(Check::Int3);
         int3 && (self.low.max(1)..self.high).all(|i| self.bytes[i] == a[i] || self.bytes[i] == b[i])
     }
 }
@@ -70,7 +71,10 @@ impl Bindings {
     }
     /// Binds a variable; fails if its class does not allow the value.
     pub(crate) fn bind(&mut self, view: &View<'_>, var: u32, value: u64) -> bool {
-        let range = view.info.modules_start..view.info.modules_end;
+        let range = match made(Check::VarRange) {
+            true => view.info.modules_start..view.info.modules_end,
+            false => 0..u64::MAX,
+        };
         let ok = match VarClass::new(view.vars.at(var as usize).class) {
             Some(VarClass::Code | VarClass::Data) => value.is_multiple_of(4096) && range.contains(&value),
             Some(VarClass::PerCpu) => value != 0 && value < 1 << 31,
@@ -133,11 +137,14 @@ impl<'a> Context<'_, 'a> {
     #[inline]
     pub(crate) fn allows(&self, site: &Site, va: u64, seen: &Seen<'_>, last: &[u8], binds: &mut Bindings) -> bool {
         let Some(kind) = site.kind() else { return false };
+        if !made(Check::Site) {
+            return true;
+        }
         match kind {
             SiteKind::Abs32 => self.address(site, 0, seen, binds),
             SiteKind::Rel32 => self.address(site, va, seen, binds),
             SiteKind::Abs64 => self.address(site, 0, seen, binds),
-            SiteKind::Choice | SiteKind::Const if self.phase == Phase::Pinned => seen.is(last),
+            SiteKind::Choice | SiteKind::Const if self.phase == Phase::Pinned && made(Check::Pinned) => seen.is(last),
             SiteKind::Choice => self.choice(site, va, seen, binds),
             SiteKind::Const => self.constant(site, seen),
             SiteKind::Jump2 => {
@@ -179,14 +186,14 @@ impl<'a> Context<'_, 'a> {
             Some(value) => {
                 let bytes = value.wrapping_add(constant).to_le_bytes();
                 // A field of 4 bytes that is not relative must be the sign extension Linux checks for.
-                seen.is(&bytes[..seen.bytes.len()])
+                seen.is(&bytes[..seen.bytes.len()]) || !made(Check::Relocation)
             }
             None if seen.whole() => {
                 let value = field(seen.bytes).wrapping_sub(constant).wrapping_sub(expr.value);
                 binds.bind(self.view, expr.var, value)
             }
             // Half a field that could be anything could also be any instruction.
-            None => false,
+            None => !made(Check::HalfField),
         }
     }
 
@@ -234,7 +241,9 @@ impl<'a> Context<'_, 'a> {
         let variants = self.view.variants.range(template.first_variant as usize, template.variants as usize);
         variants.enumerate().any(|(i, v)| {
             self.holds(site, &v, va, seen, binds)
-                && (self.phase == Phase::Boot || self.choices.possible(self.conditions(template, i)))
+                && (self.phase == Phase::Boot
+                    || !made(Check::Chosen)
+                    || self.choices.possible(self.conditions(template, i)))
         })
     }
 
@@ -316,7 +325,9 @@ impl<'a> Context<'_, 'a> {
             return true;
         }
         let target = field(&seen.bytes[1..5]).wrapping_add(va + 5);
-        seen.whole() && (seen.bytes[0] == opcode || seen.bytes[0] == INT3) && self.is_function(target, binds)
+        seen.whole()
+            && (seen.bytes[0] == opcode || seen.bytes[0] == INT3)
+            && (self.is_function(target, binds) || !made(Check::Function))
     }
 
     fn trampoline(&self, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
