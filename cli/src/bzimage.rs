@@ -52,11 +52,17 @@ pub fn setup(file: &[u8]) -> Result<Setup> {
     if len < 8 || file.len() < start || file.len() - start < len {
         bail!("truncated: the compressed kernel ends behind the end of the file");
     }
+    // In paragraphs. A signature may follow.
+    let size = u32_at(file, 0x1f4).context(missing)? as usize * 16;
+    if file.len() < (sectors + 1) * 512 + size {
+        bail!("truncated: {} bytes of {}", file.len(), (sectors + 1) * 512 + size);
+    }
     let at = u16_at(file, 0x20e).context(missing)? as usize + 0x200;
     let text = file.get(at..).filter(|_| at > 0x200).context("no version string")?;
     let text = &text[..text.len().min(256)];
     let word = text.split(|b| *b == 0 || *b == b' ').next().unwrap_or_default();
-    let release = std::str::from_utf8(word).ok().filter(|w| !w.is_empty()).context("no version string")?;
+    let printable = |w: &&str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_graphic());
+    let release = std::str::from_utf8(word).ok().filter(printable).context("no version string")?;
     Ok(Setup {
         version,
         release: release.to_owned(),
@@ -150,6 +156,11 @@ mod tests {
         }
         assert!(setup(&header()[..2060]).is_err());
         assert!(setup(&header()[..0x210]).is_err());
+        for (at, byte) in [(0x501, b'\n'), (0x500, 0), (0x502, 0xff), (0x1f6, 1)] {
+            let mut bad = header();
+            bad[at] = byte;
+            assert!(setup(&bad).is_err(), "{at:#x}");
+        }
         assert!(unpack(&header(), &good_payload()).unwrap_err().to_string().contains("unknown compression"));
     }
 

@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     match run(Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("secvisor: {e:#}");
+            eprintln!("secvisor: {}", one_line(&format!("{e:#}")));
             ExitCode::FAILURE
         }
     }
@@ -130,7 +130,7 @@ fn report(made: &Approved, output: &Path, json: bool) -> Result<()> {
         return print_json(&Report { release, output, bytes: bytes.len(), kernel, modules: *modules, left_out });
     }
     for l in left_out {
-        eprintln!("left out: {}: {}", l.path.display(), l.reason);
+        eprintln!("left out: {}", one_line(&format!("{}: {}", l.path.display(), l.reason)));
     }
     let size = bytes.len() as f64 / (1 << 20) as f64;
     say(&format!(
@@ -189,6 +189,12 @@ fn show<T: Serialize + std::fmt::Display>(what: &T, json: bool) -> Result<()> {
 
 fn print_json(what: &impl Serialize) -> Result<()> {
     say(&serde_json::to_string_pretty(what)?)
+}
+
+/// Text in which names from foreign files cannot begin a line of their own, nor move the cursor.
+fn one_line(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// Prints a line; a reader that has gone away is no error.
