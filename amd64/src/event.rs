@@ -17,6 +17,8 @@ pub mod vector {
     pub const OF: u8 = 4;
     /// Invalid opcode.
     pub const UD: u8 = 6;
+    /// Double fault.
+    pub const DF: u8 = 8;
     /// General protection.
     pub const GP: u8 = 13;
     /// Page fault.

@@ -16,14 +16,16 @@ pub enum Exit {
     Nmi,
     /// INIT (063h).
     Init,
-    /// PUSHF (070h).
-    Pushf,
+    /// PUSHF or POPF (070h, 071h).
+    Flags,
     /// CPUID (072h).
     Cpuid,
     /// IRET (074h).
     Iret,
     /// INT n (075h).
     SoftwareInterrupt,
+    /// INVD (076h).
+    Invd,
     /// I/O port (07Bh).
     Io,
     /// RDMSR or WRMSR (07Ch).
@@ -40,7 +42,7 @@ pub enum Exit {
     Icebp,
     /// Nested page fault (400h).
     NestedPageFault,
-    /// VMRUN refused the guest's state (-1).
+    /// VMRUN refused the guest's state (-1; QEMU gives 32 bits of it).
     Invalid,
     /// A code we did not ask for.
     Unknown(u64),
@@ -54,10 +56,11 @@ impl Exit {
             0x60 => Self::Interrupt,
             0x61 => Self::Nmi,
             0x63 => Self::Init,
-            0x70 => Self::Pushf,
+            0x70 | 0x71 => Self::Flags,
             0x72 => Self::Cpuid,
             0x74 => Self::Iret,
             0x75 => Self::SoftwareInterrupt,
+            0x76 => Self::Invd,
             0x7b => Self::Io,
             0x7c => Self::Msr,
             0x7d => Self::TaskSwitch,
@@ -66,7 +69,7 @@ impl Exit {
             0x7a | 0x80 | 0x82..=0x86 => Self::SvmInstruction,
             0x88 => Self::Icebp,
             0x400 => Self::NestedPageFault,
-            u64::MAX => Self::Invalid,
+            u64::MAX | 0xffff_ffff => Self::Invalid,
             other => Self::Unknown(other),
         }
     }

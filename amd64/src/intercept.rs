@@ -10,12 +10,16 @@ pub mod misc1 {
     pub const INIT: u32 = 1 << 3;
     /// PUSHF.
     pub const PUSHF: u32 = 1 << 16;
+    /// POPF.
+    pub const POPF: u32 = 1 << 17;
     /// CPUID.
     pub const CPUID: u32 = 1 << 18;
     /// IRET.
     pub const IRET: u32 = 1 << 20;
     /// INT n.
     pub const INTN: u32 = 1 << 21;
+    /// INVD.
+    pub const INVD: u32 = 1 << 22;
     /// INVLPGA.
     pub const INVLPGA: u32 = 1 << 26;
     /// I/O ports, by the I/O permissions map.

@@ -18,6 +18,10 @@ pub const LSTAR: u32 = 0xc000_0082;
 pub const CSTAR: u32 = 0xc000_0083;
 /// SYSCALL flag mask.
 pub const SFMASK: u32 = 0xc000_0084;
+/// System configuration.
+pub const SYSCFG: u32 = 0xc001_0010;
+/// SYSCFG: memory encryption is enabled (APM 2, 7.10.1).
+pub const SYSCFG_MEM_ENCRYPT: u64 = 1 << 23;
 /// SVM: locked and disabled by firmware?
 pub const VM_CR: u32 = 0xc001_0114;
 /// SVM: host save area.

@@ -21,6 +21,7 @@ pub struct GuestPaging {
 pub struct Nested {
     tables: NestedTables,
     ram: [Range<u64>; 64],
+    kept: [Range<u64>; 2],
     /// The TLB must be flushed before the guest runs.
     pub flush: bool,
     /// How the guest translates.
@@ -28,11 +29,11 @@ pub struct Nested {
 }
 
 impl Nested {
-    /// Takes the tables.
-    pub fn new(tables: NestedTables, ram: &[Range<u64>]) -> Self {
+    /// Takes the tables. Of `ram`, `kept` is ours.
+    pub fn new(tables: NestedTables, ram: &[Range<u64>], kept: [Range<u64>; 2]) -> Self {
         let mut copy = [const { 0..0 }; 64];
         copy[..ram.len()].clone_from_slice(ram);
-        Self { tables, ram: copy, flush: true, paging: GuestPaging::default() }
+        Self { tables, ram: copy, kept, flush: true, paging: GuestPaging::default() }
     }
 
     /// Root of a view.
@@ -63,9 +64,9 @@ impl Nested {
         self.tables.replace(view, frame, entry)
     }
 
-    /// Whether a physical address is RAM.
+    /// Whether a physical address is RAM of the guest.
     pub fn is_ram(&self, at: u64) -> bool {
-        self.ram.iter().any(|r| r.contains(&at))
+        self.ram.iter().any(|r| r.contains(&at)) && !self.kept.iter().any(|r| r.contains(&at))
     }
 
     /// Where a guest-virtual address leads, by the guest's own tables.

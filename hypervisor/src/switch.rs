@@ -123,21 +123,14 @@ impl Vcpu {
         let control = &mut self.vmcb.control;
         control.intercept_exceptions = ALL_EXCEPTIONS;
         control.intercept_misc1 =
-            ALWAYS1 | self.cpuid | misc1::INTR | misc1::NMI | misc1::INTN | misc1::PUSHF | misc1::IRET;
+            ALWAYS1 | self.cpuid | misc1::INTR | misc1::NMI | misc1::INTN | misc1::PUSHF | misc1::POPF | misc1::IRET;
         control.intercept_misc2 = ALWAYS2 | misc2::ICEBP;
     }
 
-    /// The user view is about to be replaced by the kernel view for one segment load: the tables must be seen, SYSCALL
-    /// must not.
+    /// The user view is about to be replaced by the kernel view for one segment load, which must find the tables.
     pub(crate) fn show_segments(&mut self) {
         self.unhide();
-        self.vmcb.save.efer &= !reg::EFER_SCE;
         self.kernel_controls();
-    }
-
-    /// After [`Self::show_segments`]: what the guest's EFER was.
-    pub(crate) fn end_show_segments(&mut self) {
-        self.vmcb.save.efer |= self.hidden.syscall_enable;
     }
 
     #[cold]

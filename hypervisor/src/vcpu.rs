@@ -53,7 +53,7 @@ static MAPS: Once<Maps> = Once::new(Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096]
 /// All exceptions; vector 2 is reserved, NMIs have their own bit.
 pub const ALL_EXCEPTIONS: u32 = !(1 << 2);
 /// Intercepts of both views.
-pub const ALWAYS1: u32 = misc1::INIT | misc1::INVLPGA | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN;
+pub const ALWAYS1: u32 = misc1::INIT | misc1::INVD | misc1::INVLPGA | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN;
 /// As above.
 pub const ALWAYS2: u32 =
     misc2::VMRUN | misc2::VMMCALL | misc2::VMLOAD | misc2::VMSAVE | misc2::STGI | misc2::CLGI | misc2::SKINIT;
@@ -193,6 +193,7 @@ impl Vcpu {
             self.nested.flush = false;
         }
         self.injected = Event(control.event_injection);
+        assert!(self.view == View::Kernel || !self.injected.valid(), "an event would be delivered in the user view");
     }
 
     /// Lets the next write of an MSR be executed, or makes it exit again.
@@ -246,7 +247,7 @@ impl Vcpu {
             interrupted.again()
         };
         if let Some(event) = again {
-            self.inject(event);
+            self.deliver(event);
         }
     }
 }

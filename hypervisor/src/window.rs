@@ -33,6 +33,7 @@ pub struct Window {
     view: View,
     frames: [Option<(Frame, u64)>; 2],
     trap: u64,
+    syscall_enable: u64,
     dr6: u64,
     /// DEBUG_CTL as the guest set it.
     debug_control: u64,
@@ -50,8 +51,12 @@ impl Scratch {
 }
 
 impl Vcpu {
-    /// Opens a window on up to two frames. `false` if the tables have no room.
+    /// Opens a window on up to two different frames. `false` if the tables have no room, or if an event is being
+    /// delivered: it would be the event that runs with the window's rights.
     pub(crate) fn open_window(&mut self, purpose: Purpose, frames: [Option<Frame>; 2]) -> bool {
+        if Event(self.vmcb.control.exit_int_info).valid() {
+            return false;
+        }
         let mut replaced = [None; 2];
         for (slot, frame) in replaced.iter_mut().zip(frames) {
             let Some(frame) = frame else { continue };
@@ -63,7 +68,7 @@ impl Vcpu {
             match self.nested.replace(self.view, frame, entry) {
                 Ok(old) => *slot = Some((frame, old)),
                 Err(_) => {
-                    for (frame, old) in replaced.into_iter().flatten() {
+                    for (frame, old) in replaced.into_iter().rev().flatten() {
                         let _ = self.nested.replace(self.view, frame, old);
                     }
                     return false;
@@ -80,10 +85,20 @@ impl Vcpu {
             guest
         };
         let save = &mut self.vmcb.save;
-        let (trap, dr6) = (save.rflags & reg::RFLAGS_TF, save.dr6);
+        let (trap, dr6, syscall_enable) = (save.rflags & reg::RFLAGS_TF, save.dr6, save.efer & reg::EFER_SCE);
         save.rflags |= reg::RFLAGS_TF;
-        self.window =
-            Some(Window { purpose, view: self.view, frames: replaced, trap, dr6, debug_control, loads_flags: false });
+        // SYSCALL and SYSRET replace the trap flag without trapping.
+        save.efer &= !reg::EFER_SCE;
+        self.window = Some(Window {
+            purpose,
+            view: self.view,
+            frames: replaced,
+            trap,
+            syscall_enable,
+            dr6,
+            debug_control,
+            loads_flags: false,
+        });
         self.window_controls();
         true
     }
@@ -91,14 +106,14 @@ impl Vcpu {
     /// Closes the window, whatever exit came.
     pub(crate) fn close_window(&mut self, exit: Exit) {
         let Some(mut window) = self.window.take() else { return };
-        if exit == Exit::Iret && !window.loads_flags {
+        if exit == Exit::Iret && window.purpose == Purpose::Segment && !window.loads_flags {
             // Nothing has run yet. IRET brings its own trap flag: let it, and leave that alone.
             window.loads_flags = true;
             self.vmcb.control.intercept_misc1 &= !misc1::IRET;
             self.window = Some(window);
             return;
         }
-        for (frame, old) in window.frames.into_iter().flatten() {
+        for (frame, old) in window.frames.into_iter().rev().flatten() {
             self.nested.replace(window.view, frame, old).unwrap_or_else(|_| unreachable!("the range is split"));
         }
         if window.debug_control & msr::DEBUG_CTL_BTF != 0 {
@@ -107,6 +122,7 @@ impl Vcpu {
         }
         let stepped = exit == Exit::Exception(vector::DB);
         let save = &mut self.vmcb.save;
+        save.efer |= window.syscall_enable;
         if !(stepped && window.loads_flags) {
             save.rflags = save.rflags & !reg::RFLAGS_TF | window.trap;
         }
@@ -121,7 +137,7 @@ impl Vcpu {
                 self.patched(self.patching);
             }
             Purpose::Absent => *self.scratch = Scratch::NEW,
-            Purpose::Segment => self.end_show_segments(),
+            Purpose::Segment => {}
             Purpose::Msr(msr) => self.let_msr(msr, false),
         }
         // Back to the controls of the view we were in; a segment load was made in the kernel view.
@@ -141,8 +157,8 @@ impl Vcpu {
     /// The instruction did not complete: the exit is handled as if there had been no window.
     fn after_window(&mut self, exit: Exit, purpose: Purpose) {
         match exit {
-            // It would push the trap flag we set; no honest code does this here.
-            Exit::Pushf => {
+            // They would carry the trap flag away; no honest code does this here.
+            Exit::Flags | Exit::Iret => {
                 let frame = Frame::containing(self.vmcb.save.rsp);
                 self.violation(Violation { rule: Rule::Instruction, frame, nearest: None });
                 self.deliver(Event::exception_with(vector::GP, 0));

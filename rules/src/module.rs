@@ -12,6 +12,9 @@ use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::{Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict};
 
+/// Refusals for which the closest page is looked for: it takes long.
+const NAMED: u64 = 64;
+
 /// Which variables are taken as unbound when a page is compared.
 #[derive(Clone, Copy)]
 enum Forget {
@@ -151,8 +154,11 @@ impl Rules<'_> {
             }
         }
         for (var, value) in binds.pending() {
+            self.end_overlapped(machine, *var, *value);
             self.vars[*var as usize] = *value;
         }
+        // Whatever this frame held before is not in it any more.
+        self.places.iter_mut().filter(|p| **p as u64 == frame.0).for_each(|p| *p = NO_FRAME);
         // What was taken as unbound is bound now, and the pages beside this one are known to be, or not to be, of
         // the same instance.
         if made(Check::Again)
@@ -164,6 +170,22 @@ impl Rules<'_> {
         self.pages[place.page as usize].copy_from_slice(machine.page(frame));
         self.learn(place, &Bindings::new(0..0));
         self.approve(machine, frame, place.page, found.proof)
+    }
+
+    /// Ends the instances of other modules whose code lies where that of this variable is placed: Linux has unloaded them.
+    fn end_overlapped(&mut self, machine: &mut impl Machine, var: u32, base: u64) {
+        let own = self.view.vars.at(var as usize).module;
+        let code = |r: &Region| r.module != NONE && r.base == var as u64;
+        let Some(placed) = self.view.regions.iter().find(code) else { return };
+        let end = base + placed.pages as u64 * PAGE as u64;
+        for index in 0..self.view.regions.len() {
+            let other = self.view.regions.at(index);
+            let at = if other.module == NONE { 0 } else { self.vars[other.base as usize] };
+            let overlaps = at != 0 && at < end && base < at + other.pages as u64 * PAGE as u64;
+            if overlaps && other.module != own {
+                self.supersede(machine, other.module);
+            }
+        }
     }
 
     /// Ends an instance whose module has been placed anew.
@@ -213,11 +235,13 @@ impl Rules<'_> {
     ) -> Verdict {
         let nearest = Some((place.page, at));
         let last = &self.pages[place.page as usize];
-        let same = machine.page(frame).iter().zip(last).filter(|(a, b)| a == b).count();
+        // Zeros do not count: a page that is mostly padding would look like any empty frame.
+        let filled = last.iter().filter(|b| **b != 0).count();
+        let same = machine.page(frame).iter().zip(last).filter(|(a, b)| a == b && **b != 0).count();
         let region = self.view.regions.at(self.view.region_of_page(place.page));
         let live = self.places[place.page as usize] as u64 == frame.0 || !made(Check::Live);
         let text = region.kind == RegionKind::ModuleText as u32 || !made(Check::ModuleInit);
-        if live && text && (same >= PAGE / 2 || !made(Check::Similar)) {
+        if live && text && (same * 2 >= filled || !made(Check::Similar)) {
             return self.put_back(machine, frame, place, at);
         }
         self.refuse(Rule::UnapprovedCode, frame, nearest)
@@ -226,6 +250,9 @@ impl Rules<'_> {
     /// The module page a frame comes closest to, for the report: three quarters of the page's bytes, not counting zeros,
     /// are in the frame.
     fn nearest(&self, machine: &impl Machine, frame: Frame) -> Option<(u32, u16)> {
+        if self.counters.refused > NAMED {
+            return None;
+        }
         let bytes = machine.page(frame);
         let modules = self.view.regions.iter().filter(|r| r.module != NONE);
         let pages = modules.flat_map(|r| r.first_page..r.first_page + r.pages);

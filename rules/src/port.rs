@@ -12,6 +12,8 @@ pub struct Ports {
     pub soft_off: Option<[u8; 2]>,
     /// What was last written to CONFIG_ADDRESS.
     config_address: u32,
+    /// What was last written to the index port of AMD's power management registers.
+    fch_index: u8,
 }
 
 /// What is to become of a write.
@@ -35,6 +37,15 @@ const CONFIG_DATA: u16 = 0xcfc;
 const HEADER: u32 = 0x40;
 /// Reset control of PC chipsets: bit 1 the whole system, bit 2 now.
 const RESET_CONTROL: u16 = 0xcf9;
+/// Intel's LPC bridge at 0:1f.0, and where in its configuration the base and the switch of its power management block
+/// are (ICH9 datasheet, 13.1.13 and 13.1.14).
+const LPC_BRIDGE: u16 = 0x1f << 3;
+const LPC_PM_BASE: core::ops::Range<u32> = 0x40..0x48;
+/// AMD's power management registers by index and data, and those that place the ACPI blocks (AcpiPmEvtBlk to
+/// AcpiSmiCmd; FCH register reference).
+const FCH_PM_INDEX: u16 = 0xcd6;
+const FCH_PM_DATA: u16 = 0xcd7;
+const FCH_SLEEP: core::ops::Range<u8> = 0x60..0x70;
 /// System control port A: bit 0 resets the CPU.
 const SYSTEM_CONTROL: u16 = 0x92;
 /// Keyboard controller command; F0h to FEh with bit 0 clear pulse the CPU's reset line.
@@ -45,8 +56,19 @@ const SLEEP_ENABLE: u32 = 1 << 13;
 impl Ports {
     /// The ports that must exit, each first and last.
     pub fn watched(&self) -> impl Iterator<Item = (u16, u16)> {
-        let fixed = [(SYSTEM_CONTROL, SYSTEM_CONTROL), (KEYBOARD_COMMAND, KEYBOARD_COMMAND), (CONFIG_ADDRESS, 0xcff)];
+        let fixed = [
+            (SYSTEM_CONTROL, SYSTEM_CONTROL),
+            (KEYBOARD_COMMAND, KEYBOARD_COMMAND),
+            (CONFIG_ADDRESS, 0xcff),
+            (FCH_PM_INDEX, FCH_PM_DATA),
+        ];
         fixed.into_iter().chain(self.pm1_control.into_iter().filter(|p| *p != 0).map(|p| (p, p + 1)))
+    }
+
+    /// Whether CONFIG_ADDRESS names a register that moves the sleep registers elsewhere.
+    fn moves_sleep(&self) -> bool {
+        let (function, offset) = ((self.config_address >> 8) as u16, self.config_address & 0xff);
+        function == LPC_BRIDGE && LPC_PM_BASE.contains(&offset)
     }
 
     /// Decides a write of `size` bytes.
@@ -72,6 +94,13 @@ impl Ports {
             }
             (RESET_CONTROL, 1) if value & 4 != 0 => PortWrite::Reset,
             (RESET_CONTROL, 1) => PortWrite::Pass,
+            (CONFIG_DATA..=0xcff, _) if self.moves_sleep() => PortWrite::Refuse,
+            (FCH_PM_DATA, 1) if FCH_SLEEP.contains(&self.fch_index) => PortWrite::Refuse,
+            (FCH_PM_DATA, 1) => PortWrite::Pass,
+            (FCH_PM_INDEX, 1) => {
+                self.fch_index = value as u8;
+                PortWrite::Pass
+            }
             (CONFIG_DATA..=0xcff, _) if host_bridge((self.config_address >> 8) as u16) => {
                 // Linux sizes the base address registers of every function; those of a bridge it leaves alone.
                 if self.config_address & 0xff < HEADER { PortWrite::Ignore } else { PortWrite::Refuse }
@@ -94,6 +123,12 @@ impl Ports {
 pub fn host_bridge(function: u16) -> bool {
     let (bus, device) = (function >> 8, function >> 3 & 0x1f);
     function == 0 || bus == 0 && (0x18..=0x1d).contains(&device)
+}
+
+/// Whether a function's configuration is held where it is mapped to memory: that of the host bridges, and of the bridge
+/// that places the sleep registers.
+pub fn held_in_memory(function: u16) -> bool {
+    host_bridge(function) || function == LPC_BRIDGE
 }
 
 #[cfg(test)]
@@ -125,8 +160,19 @@ mod tests {
         assert_eq!(p.write(0xcfc, 4, u32::MAX), PortWrite::Ignore);
         assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x18 << 11 | 1 << 8 | 0x40), PortWrite::Pass);
         assert_eq!(p.write(0xcfc, 4, 0x33), PortWrite::Refuse);
-        assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x40), PortWrite::Pass);
+        assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x60), PortWrite::Pass);
         assert_eq!(p.write(0xcff, 1, 0x33), PortWrite::Pass);
+    }
+
+    #[test]
+    fn the_sleep_registers_do_not_move() {
+        let mut p = ports();
+        assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x40), PortWrite::Pass);
+        assert_eq!(p.write(0xcfc, 4, 0xc01), PortWrite::Refuse);
+        assert_eq!(p.write(0xcd6, 1, 0x62), PortWrite::Pass);
+        assert_eq!(p.write(0xcd7, 1, 0), PortWrite::Refuse);
+        assert_eq!(p.write(0xcd6, 1, 0x20), PortWrite::Pass);
+        assert_eq!(p.write(0xcd7, 1, 0), PortWrite::Pass);
     }
 
     #[test]

@@ -27,10 +27,14 @@ impl Seen<'_> {
     fn whole(&self) -> bool {
         self.low == 0 && self.high == self.bytes.len()
     }
-    /// Whether the site is being changed between two values by the INT3 protocol.
+    /// Whether the site is being changed between two values by the INT3 protocol: the first byte is INT3, the tail that
+    /// of one or the other. A tail that is half written is seen only from code in the same page, see
+    /// [`Context::patchable`].
     fn pokes(&self, a: &[u8], b: &[u8]) -> bool {
         let int3 = self.low > 0 || self.bytes[0] == INT3 || !made(Check::Int3);
-        int3 && (self.low.max(1)..self.high).all(|i| self.bytes[i] == a[i] || self.bytes[i] == b[i])
+        let low = self.low.max(1);
+        let tail = |value: &[u8]| low >= self.high || self.bytes[low..self.high] == value[low..self.high];
+        int3 && (tail(a) || tail(b))
     }
 }
 

@@ -104,6 +104,6 @@ pub fn host_bridges(rsdp: &[u8; 36]) -> impl Iterator<Item = Frame> {
     let allocations = find(rsdp, b"MCFG").and_then(|t| t.get(HEADER + 8..)).unwrap_or(&[]).chunks_exact(16);
     let first_bus = allocations.filter(|a| a[10] == 0).map(|a| u64_at(a, 0));
     first_bus.flat_map(|base| {
-        (0..256u64).filter(|f| port::host_bridge(*f as u16)).map(move |f| Frame::containing(base + f * 4096))
+        (0..256u64).filter(|f| port::held_in_memory(*f as u16)).map(move |f| Frame::containing(base + f * 4096))
     })
 }

@@ -103,6 +103,7 @@ boot_pdpt:
 boot_stack:
     .skip 65536
 boot_stack_top:
+    .text
     "#,
     start = sym crate::start,
     options(att_syntax),

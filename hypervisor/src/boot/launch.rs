@@ -50,6 +50,8 @@ impl fmt::Display for Error {
             Self::Processor(Missing::Svm) => write!(f, "the processor has no SVM"),
             Self::Processor(Missing::Disabled) => write!(f, "SVM is switched off in the firmware"),
             Self::Processor(Missing::NestedPaging) => write!(f, "the processor has no nested paging"),
+            Self::Processor(Missing::Asids) => write!(f, "the processor has too few address space identifiers"),
+            Self::Processor(Missing::Encryption) => write!(f, "the firmware has switched memory encryption on"),
             Self::Approval(e) => write!(f, "{e}"),
             Self::Memory(mib) => write!(f, "too little memory: this approval and initrd need {mib} MiB below 4 GiB"),
             Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
@@ -128,12 +130,13 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
     let span = view.info.image_phys..view.info.image_phys + view.info.image_span;
     let image = image_range();
     let initrd_len = initrd.end - initrd.start;
-    let initrd_to = (arena.approval - initrd_len) & !4095;
+    let initrd_to = arena.approval.saturating_sub(initrd_len) & !4095;
     let usable = boot.ram.get().iter().any(|r| r.start <= span.start && span.end <= r.end);
     if !usable || span.start < image.end {
         return Err(Error::KernelPlace(span.start));
     }
-    if initrd_to < span.end {
+    let initrd_place = boot.ram.get().iter().any(|r| r.start <= initrd_to && arena.approval <= r.end);
+    if initrd_to < span.end || !initrd_place {
         return Err(Error::Memory((pages(initrd_len) + arena.end - arena.approval + span.end) / MIB + 1));
     }
     let low = low_memory(&boot)?;
@@ -175,7 +178,7 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
     let regions = view.regions;
     let image_va = view.info.image_va;
     let mut rules = Rules::new(Memory { view, pages: reference, frames, places, vars }, Frame(span.start / 4096));
-    let mut nested = Nested::new(tables, boot.ram.get());
+    let mut nested = Nested::new(tables, boot.ram.get(), kept.clone());
     for region in regions.iter().take_while(|r| r.module == secvisor_approval::wire::NONE) {
         let first = (span.start + (region.base - image_va)) / 4096;
         for frame in (first..first + region.pages as u64).map(Frame) {

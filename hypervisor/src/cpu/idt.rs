@@ -12,6 +12,7 @@ const VECTORS: usize = 32;
 const STUB: usize = 16;
 
 global_asm!(
+    ".pushsection .text",
     ".balign 16",
     "host_exception_stubs:",
     ".set vector, 0",
@@ -28,6 +29,7 @@ global_asm!(
     "2: pop rdi; pop rsi; pop rdx",
     "and rsp, -16",
     "call {fault}",
+    ".popsection",
     fault = sym fault,
 );
 

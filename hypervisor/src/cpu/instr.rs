@@ -73,6 +73,12 @@ pub unsafe fn wrmsr(msr: u32, value: u64) {
     };
 }
 
+/// Writes all caches back and invalidates them.
+pub fn wbinvd() {
+    // SAFETY: changes no memory.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
 /// Selector in LDTR; while the guest is stopped it is still the guest's.
 pub fn sldt() -> u16 {
     let value: u16;

@@ -12,6 +12,8 @@ pub struct Features {
     pub asids: u32,
     /// The next RIP is in the VMCB.
     pub next_rip: bool,
+    /// EFER bits the guest may set: those this processor has (APM 2, 3.1.7).
+    pub efer: u64,
     /// Physical address width in bits.
     pub physical_bits: u32,
 }
@@ -25,6 +27,10 @@ pub enum Missing {
     Disabled,
     /// No nested paging.
     NestedPaging,
+    /// Too few address space identifiers.
+    Asids,
+    /// The firmware has switched memory encryption on.
+    Encryption,
 }
 
 /// Looks for what is needed.
@@ -40,11 +46,32 @@ pub fn probe() -> Result<Features, Missing> {
     if unsafe { instr::rdmsr(msr::VM_CR) } & msr::VM_CR_SVMDIS != 0 {
         return Err(Missing::Disabled);
     }
+    if svm[1] < 4 {
+        return Err(Missing::Asids);
+    }
+    // SAFETY: every processor with SVM has SYSCFG.
+    if unsafe { instr::rdmsr(msr::SYSCFG) } & msr::SYSCFG_MEM_ENCRYPT != 0 {
+        return Err(Missing::Encryption);
+    }
     Ok(Features {
+        efer: efer_bits(),
         asids: svm[1],
         next_rip: svm[3] & cpuid::SVM_NRIPS != 0,
         physical_bits: instr::cpuid(cpuid::LEAF_ADDRESS_SIZE, 0)[0] & 0xff,
     })
+}
+
+/// SCE, LME, LMA and NXE always; the others where CPUID says so (APM 3, appendix E).
+fn efer_bits() -> u64 {
+    let bit = |leaf: u32, register: usize, bit: u32, efer: u32| {
+        let known = instr::cpuid(0x8000_0000, 0)[0] >= leaf;
+        ((known && instr::cpuid(leaf, 0)[register] >> bit & 1 != 0) as u64) << efer
+    };
+    let always = reg::EFER_SCE | reg::EFER_LME | reg::EFER_LMA | reg::EFER_NXE;
+    let (ffxsr, translation_cache) = (bit(0x8000_0001, 3, 25, 14), bit(0x8000_0001, 2, 17, 15));
+    let (mcommit, interruptible_wbinvd) = (bit(0x8000_0008, 1, 8, 17), bit(0x8000_0008, 1, 13, 18));
+    let (upper_address_ignore, automatic_ibrs) = (bit(0x8000_0021, 0, 7, 20), bit(0x8000_0021, 0, 8, 21));
+    always | ffxsr | translation_cache | mcommit | interruptible_wbinvd | upper_address_ignore | automatic_ibrs
 }
 
 #[repr(C, align(4096))]

@@ -3,7 +3,7 @@ use secvisor_amd64::event::{Event, vector};
 use secvisor_amd64::exit::NestedFault;
 use secvisor_rules::{Event as RulesEvent, Frame, FrameState, Rule, Verdict, Violation};
 
-use crate::mem::npt::View;
+use crate::mem::npt::{self, View};
 use crate::vcpu::Vcpu;
 use crate::window::Purpose;
 
@@ -13,12 +13,11 @@ impl Vcpu {
         let fault = NestedFault(self.vmcb.control.exit_info1);
         let frame = Frame::containing(self.vmcb.control.exit_info2);
         let user = self.vmcb.save.cpl == 3;
+        let delivering = Event(self.vmcb.control.exit_int_info).valid();
+        let returned = user && fault.fetch_of_page() && self.view == View::Kernel && !delivering;
         // The common case first: the kernel has returned to user mode.
-        if user && fault.fetch_of_page() && self.view == View::Kernel && self.rules.frames().is_data(frame) {
+        if returned && self.rules.frames().is_data(frame) {
             self.enter_user();
-            if self.vmcb.control.exit_int_info != 0 {
-                self.redeliver();
-            }
         } else {
             self.decide(fault, frame, user);
         }
@@ -43,14 +42,14 @@ impl Vcpu {
             FrameState::Data | FrameState::Device => self.nested.flush = true,
             FrameState::Approved(_) | FrameState::Hypervisor => {
                 self.violation(Violation { rule: Rule::PageTable, frame, nearest: None });
-                self.deliver(Event::exception_with(vector::PF, 0));
+                self.refuse_access(Event::exception_with(vector::PF, 0));
             }
         }
     }
 
     fn user_fetch(&mut self, frame: Frame, state: FrameState) {
         match state {
-            // A stale translation.
+            // A stale translation, or a return to user mode that an event has overtaken.
             FrameState::Data => self.nested.flush = true,
             FrameState::Approved(_) | FrameState::Device | FrameState::Hypervisor => {
                 self.violation(Violation { rule: Rule::UserFetch, frame, nearest: None });
@@ -93,16 +92,30 @@ impl Vcpu {
                     self.violation(Violation { rule: Rule::HypervisorMemory, frame, nearest: None });
                 }
                 if !self.open_window(Purpose::Absent, [Some(frame), None]) {
-                    self.deliver(Event::exception_with(vector::GP, 0));
+                    self.refuse_access(Event::exception_with(vector::GP, 0));
                 }
             }
             FrameState::Device if self.nested.is_held(frame) => {
                 self.violation(Violation { rule: Rule::HeldDevice, frame, nearest: None });
                 if !self.open_window(Purpose::Absent, [Some(frame), None]) {
-                    self.deliver(Event::exception_with(vector::GP, 0));
+                    self.refuse_access(Event::exception_with(vector::GP, 0));
                 }
             }
+            // Above what nested tables of four levels can map: no such memory.
+            FrameState::Device if frame.address() >= npt::LIMIT => {
+                self.refuse_access(Event::exception_with(vector::GP, 0));
+            }
             FrameState::Data | FrameState::Device => self.nested.flush = true,
+        }
+    }
+
+    /// Refuses an access by this event, or as the processor would if it was made to deliver another.
+    fn refuse_access(&mut self, event: Event) {
+        let interrupted = Event(self.vmcb.control.exit_int_info);
+        if interrupted.valid() {
+            self.fault_in_delivery(interrupted);
+        } else {
+            self.deliver(event);
         }
     }
 
@@ -110,6 +123,7 @@ impl Vcpu {
     fn writes_itself(&self, frame: Frame) -> bool {
         let rip = self.linear_rip();
         self.view == View::Kernel
+            && self.vmcb.save.cpl != 3
             && [rip, rip + 14].iter().any(|va| self.nested.walk(*va).map(Frame::containing) == Some(frame))
     }
 

@@ -41,13 +41,15 @@ impl Vcpu {
             Exit::Cpuid => self.cpuid(),
             Exit::Msr => self.msr(),
             Exit::Io => self.port(),
+            Exit::Invd => self.invd(),
             Exit::Vmmcall => self.hypercall(),
             Exit::SvmInstruction => self.svm_instruction(),
             Exit::Init => self.stop("INIT: this version cannot keep a CPU beneath it through INIT"),
             Exit::Shutdown => self.shutdown(),
             // Intercepted in windows only.
-            Exit::Pushf | Exit::Iret | Exit::TaskSwitch => self.unexpected(exit),
-            Exit::Invalid | Exit::Unknown(_) => self.unexpected(exit),
+            Exit::Flags | Exit::Iret | Exit::TaskSwitch => self.unexpected(exit),
+            Exit::Invalid => self.stop("the guest's state is one the processor does not run"),
+            Exit::Unknown(_) => self.unexpected(exit),
         }
     }
 
@@ -55,7 +57,8 @@ impl Vcpu {
     pub(crate) fn apply(&mut self, verdict: Verdict, fetch: Option<u64>) {
         match verdict {
             Verdict::Resume => {}
-            Verdict::Step(_) => unreachable!("the frame was set apart, so a window needs no table"),
+            // Where no window can be opened.
+            Verdict::Step(_) => self.inject(Event::exception_with(vector::GP, 0)),
             Verdict::Restored(violation) => self.violation(violation),
             Verdict::Refuse(violation) => {
                 self.violation(violation);
@@ -74,6 +77,20 @@ impl Vcpu {
             self.enter_kernel();
         }
         self.inject(event);
+    }
+
+    /// INVD would drop what we have written and not yet reached memory: write it back instead.
+    fn invd(&mut self) {
+        instr::wbinvd();
+        self.skip(2);
+    }
+
+    /// The guest's event tables, or its stack, are where nothing can be delivered: what a processor does.
+    pub(crate) fn fault_in_delivery(&mut self, interrupted: Event) {
+        if interrupted.vector() == vector::DF {
+            self.shutdown();
+        }
+        self.deliver(Event::exception_with(vector::DF, 0));
     }
 
     /// VMRUN and its kin do not exist for the guest.

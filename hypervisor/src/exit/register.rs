@@ -13,9 +13,6 @@ use crate::window::Purpose;
 const KEPT: [u32; 8] =
     [msr::EFER, msr::SYSENTER_CS, msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::VM_CR, msr::VM_HSAVE_PA];
 
-/// EFER bits a guest may set (APM 2, 3.1.7): SCE, LME, LMA, NXE, LMSLE, FFXSR, TCE, MCOMMIT, INTWB, UAIE, AIBRSE.
-const EFER_GUEST: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11 | 0x3f << 13 & !(1 << 16) | 1 << 20 | 1 << 21;
-
 impl Vcpu {
     pub(super) fn cpuid(&mut self) {
         let (leaf, subleaf) = (self.vmcb.save.rax as u32, self.regs.rcx as u32);
@@ -122,7 +119,7 @@ impl Vcpu {
             self.refuse_msr(msr::EFER, value);
             return None;
         }
-        if value & !EFER_GUEST != 0 || long_mode_changes {
+        if value & !self.features.efer != 0 || long_mode_changes {
             return None;
         }
         // LMA is the processor's (APM 2, 14.6.1).

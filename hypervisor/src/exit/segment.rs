@@ -24,13 +24,18 @@ impl Vcpu {
             return false;
         }
         let rip = self.linear_rip();
-        let frame = |va: u64| self.nested.walk(va).map(Frame::containing);
-        let (first, last) = (frame(rip), frame(rip + 14).filter(|_| rip >> 12 != (rip + 14) >> 12));
+        // Data frames only: what a window opens on must not be anything that is protected.
+        let data = |frame: &Frame| self.rules.frames().is_data(*frame);
+        let frame = |va: u64| self.nested.walk(va).map(Frame::containing).filter(data);
+        let first = frame(rip);
+        let last = frame(rip + 14).filter(|last| first != Some(*last));
+        if first.is_none() {
+            return false;
+        }
         self.show_segments();
         if self.open_window(Purpose::Segment, [first, last]) {
             return true;
         }
-        self.end_show_segments();
         self.enter_user();
         false
     }

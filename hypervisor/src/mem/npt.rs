@@ -18,6 +18,8 @@ pub enum View {
 const VIEWS: [View; 2] = [View::Kernel, View::User];
 const GIB: u64 = 1 << 30;
 const SLOT: u64 = 1 << 39;
+/// One behind the last guest-physical address that tables of four levels map.
+pub const LIMIT: u64 = 1 << 48;
 const ENTRIES: usize = 512;
 /// Tables for the device frames that are held: a directory and a few tables in both views.
 const HELD: usize = 16;
@@ -56,7 +58,7 @@ pub struct NestedTables {
     free: usize,
 }
 
-/// The pool is used up.
+/// The pool is used up, or the address is beyond what is mapped.
 pub struct Full;
 
 /// How many tables a machine needs: those of launch, and `splits` 2 MiB ranges set apart later.
@@ -193,6 +195,9 @@ impl NestedTables {
         let mut table = view as usize;
         for shift in [27, 18, 9] {
             let index = (frame.0 >> shift) as usize % ENTRIES;
+            if self.tables[table][index] == 0 {
+                return Err(Full);
+            }
             if self.tables[table][index] & LARGE != 0 {
                 self.split(table, index, shift)?;
             }

@@ -165,10 +165,10 @@ fn values_by_hand() {
     }
 
     let jump5 = find(&world, |k| matches!(k, Kind::Jump5(_)));
-    for good in [[0x0f, 0x1f, 0x44, 0, 0], [0xe9, 0, 2, 0, 0], [0xcc, 0x1f, 0x44, 0, 0], [0xcc, 0, 0x44, 0, 0]] {
+    for good in [[0x0f, 0x1f, 0x44, 0, 0], [0xe9, 0, 2, 0, 0], [0xcc, 0x1f, 0x44, 0, 0], [0xcc, 0, 2, 0, 0]] {
         accepts(&mut world, text, &jump5, &good);
     }
-    for bad in [[0xe9, 0x1f, 0x44, 0, 0], [0x0f, 0, 2, 0, 0], [0xe8, 0, 2, 0, 0], [0xcc, 0, 3, 0, 0], [0xcc; 5]] {
+    for bad in [[0xe9, 0x1f, 0x44, 0, 0], [0x0f, 0, 2, 0, 0], [0xe8, 0, 2, 0, 0], [0xcc, 0, 0x44, 0, 0], [0xcc; 5]] {
         rejects(&mut world, text, &jump5, &bad);
     }
 
