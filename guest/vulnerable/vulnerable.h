@@ -23,6 +23,40 @@ struct vulnerable_control {
 	__u64 cr4;
 };
 
+/* What else can be done: a number of enum vulnerable_what, what it takes, what it gives. */
+struct vulnerable_operation {
+	__u64 what;
+	__u64 in[8];
+	__u64 out[4];
+};
+
+enum vulnerable_what {
+	VULNERABLE_RDMSR, /* number -> value */
+	VULNERABLE_WRMSR, /* number, value */
+	VULNERABLE_RDCR, /* number -> value */
+	VULNERABLE_WRCR, /* number, value, past Linux's pinning */
+	VULNERABLE_IN, /* port, bytes -> value */
+	VULNERABLE_OUT, /* port, bytes, value */
+	VULNERABLE_MAP, /* physical address of a page, flags of its page-table entry -> address */
+	VULNERABLE_ENTRY, /* address, root or 0 -> address of the page-table entry, the entry, low bits left alone */
+	VULNERABLE_STORE, /* address, value, bytes: a plain store */
+	VULNERABLE_FLUSH, /* an address or 0 for all: translations forgotten */
+	VULNERABLE_TABLES, /* -> base of the IDT, of the GDT, limits (IDT, GDT << 16), LDT selector | task << 16 */
+	VULNERABLE_LIDT, /* base, limit */
+	VULNERABLE_LGDT, /* base, limit */
+	VULNERABLE_LLDT, /* selector */
+	VULNERABLE_LTR, /* selector */
+	VULNERABLE_CALL_WITH, /* address, five arguments, 1 for interrupts off -> result */
+	VULNERABLE_CALL_STACK, /* up to 56 bytes of code -> what it returned: runs on the stack, NX cleared */
+	VULNERABLE_FAR_RETURN, /* address, code segment -> RAX: the code jumps to what is in RCX */
+	VULNERABLE_IRET, /* the same by an interrupt's frame */
+	VULNERABLE_SVM, /* last opcode byte (d8 to df), RAX, ECX -> 1 + number of the exception, or 0 */
+	VULNERABLE_VMALLOC, /* bytes -> address, never freed */
+	VULNERABLE_BSS, /* -> address of a page of the module's bss */
+	VULNERABLE_GS, /* -> base of GS in the kernel */
+	VULNERABLE_WRMSR_LATER, /* number, value, milliseconds: by a timer, whoever runs then */
+};
+
 /* Reads bytes at a kernel address. */
 #define VULNERABLE_READ _IOWR('V', 1, struct vulnerable_bytes)
 /* Writes bytes at a kernel address, whether or not it is mapped writable: through a mapping of its own. */
@@ -35,5 +69,7 @@ struct vulnerable_control {
 #define VULNERABLE_EXECUTABLE _IOW('V', 5, __u64)
 /* Changes CR0 and CR4, past Linux's pinning of their bits. */
 #define VULNERABLE_CONTROL _IOWR('V', 6, struct vulnerable_control)
+/* See enum vulnerable_what. */
+#define VULNERABLE_OPERATE _IOWR('V', 7, struct vulnerable_operation)
 
 #endif

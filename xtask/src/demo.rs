@@ -47,7 +47,7 @@ pub const NOT_APPROVED: &str = "sysv";
 const USED: [&str; 4] = ["dummy", "loop", "dm_mod", "tls"];
 
 /// `mov r8d, 1`: dummy's initialisation passes the number of transmit queues to alloc_netdev_mqs().
-const TRANSMIT_QUEUES: [u8; 6] = [0x41, 0xb8, 1, 0, 0, 0];
+pub const TRANSMIT_QUEUES: [u8; 6] = [0x41, 0xb8, 1, 0, 0, 0];
 
 /// What the demonstration needs.
 pub struct Demo {

@@ -5,6 +5,7 @@
 
 pub mod approve;
 pub mod apt;
+pub mod attack;
 pub mod bench;
 pub mod demo;
 pub mod disc;

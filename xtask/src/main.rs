@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::kernel::Line;
-use xtask::{bench, fetch::Bundle, run, size, test, toolchain, tools};
+use xtask::{attack, bench, fetch::Bundle, run, size, test, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -29,6 +29,8 @@ enum Task {
     },
     /// Boot a stock kernel beneath SecVisor and run the demonstration, there and without.
     Run(run::Options),
+    /// Run every attack without SecVisor and beneath it.
+    Attack(attack::Options),
     /// Count what SecVisor costs in instructions and exits.
     Bench(bench::Options),
     /// Count the lines of code that have to be trusted.
@@ -61,6 +63,7 @@ fn perform(task: Task) -> Result<bool> {
             println!("{}", toolchain::build_hypervisor(&features)?.display());
         }
         Task::Run(options) => return run::run(&options),
+        Task::Attack(options) => return attack::attack(&options),
         Task::Bench(options) => return bench::bench(&options),
         Task::Size(options) => size::size(&options)?,
         Task::Test { only } => return test::all(only.as_deref()),

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * An approved module to be attacked: one site of every kind the kernel patches, each behind a parameter to be read,
+ * none of which runs before that.
+ */
+#include <linux/gcd.h>
+#include <linux/init.h>
+#include <linux/jump_label.h>
+#include <linux/lcm.h>
+#include <linux/module.h>
+#include <linux/static_call.h>
+#include <asm/irqflags.h>
+#include <asm/smap.h>
+
+/* 42, unless somebody has changed the code. */
+static noinline __aligned(64) long target_answer(void)
+{
+	barrier();
+	return 42;
+}
+
+DEFINE_STATIC_KEY_FALSE(target_key);
+
+/* 42; 4919 if it comes to an end at its jump label. */
+static noinline __aligned(64) void target_jump(volatile long *slot)
+{
+	*slot = 0x1337;
+	if (static_branch_unlikely(&target_key))
+		*slot = 7;
+	*slot = 42;
+}
+
+static long read_jump(void)
+{
+	long slot;
+
+	target_jump(&slot);
+	return slot;
+}
+
+static noinline __aligned(64) long target_one(void)
+{
+	barrier();
+	return 1;
+}
+
+static noinline __aligned(64) long target_two(void)
+{
+	barrier();
+	return 0x1337;
+}
+
+DEFINE_STATIC_CALL(target_call, target_one);
+
+static noinline __aligned(64) long target_called(void)
+{
+	long result = static_call(target_call)();
+
+	barrier();
+	return result;
+}
+
+/* Never read; it keeps target_two. */
+static long read_two(void)
+{
+	return target_two();
+}
+
+/* Whether user pages are still within reach after CLAC. */
+static noinline __aligned(64) long target_clac(void)
+{
+	unsigned long flags;
+
+	stac();
+	clac();
+	flags = native_save_fl();
+	asm volatile("pushfq; andl $~0x40000, (%%rsp); popfq" : : : "memory", "cc");
+	return !!(flags & X86_EFLAGS_AC);
+}
+
+static int read_parameter(char *buffer, const struct kernel_param *parameter)
+{
+	return sprintf(buffer, "%ld\n", ((long (*)(void))parameter->arg)());
+}
+
+static const struct kernel_param_ops reading = { .get = read_parameter };
+module_param_cb(answer, &reading, target_answer, 0444);
+module_param_cb(jump, &reading, read_jump, 0444);
+module_param_cb(called, &reading, target_called, 0444);
+module_param_cb(two, &reading, read_two, 0444);
+module_param_cb(clac, &reading, target_clac, 0444);
+
+static unsigned long divisor;
+module_param(divisor, ulong, 0444);
+static unsigned long multiple;
+module_param(multiple, ulong, 0444);
+
+static int __init target_init(void)
+{
+	divisor = gcd(12, 18);
+	multiple = lcm(12, 18);
+	return 0;
+}
+
+static void __exit target_exit(void)
+{
+}
+
+module_init(target_init);
+module_exit(target_exit);
+MODULE_DESCRIPTION("Is attacked");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,222 @@
+//! `cargo xtask attack`: every attack of `attacks/`, without SecVisor and beneath it.
+
+mod manifest;
+mod result;
+mod session;
+
+use crate::approve::approve;
+use crate::demo;
+use crate::initrd::Initrd;
+use crate::kernel::{Kernel, Line};
+use crate::module::build_module;
+use crate::patch::Module;
+use crate::progress::during;
+use crate::qemu::Boot;
+use crate::run::CMDLINE;
+use crate::{toolchain, workspace};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use manifest::{Attack, Boots};
+use result::{Results, Side};
+use session::Session;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use xshell::cmd;
+
+/// Modules of `attacks/modules` that are approved.
+const APPROVED: [&str; 1] = ["target"];
+
+/// Those that are not.
+const ROOTKITS: [&str; 2] = ["table-hook", "ftrace-hook"];
+
+/// Stock modules the attacks load.
+const USED: [&str; 1] = ["dummy"];
+
+/// What to attack, and how.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only attacks whose name contains this
+    name: Option<String>,
+    /// Only without SecVisor
+    #[arg(long)]
+    native: bool,
+    /// The kernel image; or 6.1 or 6.12 for Debian's, fetched when needed
+    #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
+    kernel: PathBuf,
+    /// End with one JSON object on a line of its own
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs what is wanted; tells whether everything ended as it must.
+pub fn attack(options: &Options) -> Result<bool> {
+    let given = options.kernel.to_string_lossy();
+    let kernel = match Line::from_str(&given, false) {
+        Ok(line) => Kernel::obtain(line)?,
+        Err(_) => Kernel::given(&options.kernel, None)?,
+    };
+    let mut attacks = manifest::read()?;
+    if let Some(name) = &options.name {
+        let exact = attacks.iter().any(|attack| attack.name == *name);
+        attacks.retain(|attack| if exact { attack.name == *name } else { attack.name.contains(name) });
+        ensure!(!attacks.is_empty(), "no attack is called {name}");
+    }
+    let scratch = Scratch::new()?;
+    let prepared = during("building the attacks", || Prepared::new(&kernel, &scratch))?;
+    let results = prepared.run(&attacks, options.native, &scratch)?;
+    print!("{}", results.text());
+    if options.json {
+        println!("{}", results.json());
+    }
+    Ok(results.ok())
+}
+
+/// What only this run uses; it goes with the run.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        let directory = workspace::target().join("guests").join(format!("attack-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        Ok(Scratch(directory))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The programs and modules, for one kernel.
+struct Prepared<'a> {
+    kernel: &'a Kernel,
+    program: PathBuf,
+    vulnerable: PathBuf,
+    approved: Vec<PathBuf>,
+    rootkits: Vec<PathBuf>,
+}
+
+impl Prepared<'_> {
+    fn new<'a>(kernel: &'a Kernel, scratch: &Scratch) -> Result<Prepared<'a>> {
+        let ours = |directory: &str, name: &str| build_module(kernel, &workspace::root().join(directory).join(name));
+        Ok(Prepared {
+            kernel,
+            program: build_program(scratch)?,
+            vulnerable: ours("guest", "vulnerable")?,
+            approved: APPROVED.iter().map(|name| ours("attacks/modules", name)).collect::<Result<_>>()?,
+            rootkits: ROOTKITS.iter().map(|name| ours("attacks/modules", name)).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The initial RAM disk that runs these attacks.
+    fn initrd(&self, names: &[String], to: PathBuf) -> Result<PathBuf> {
+        let mut initrd = Initrd::new()?;
+        initrd.add_file("bin/attack", &self.program)?;
+        initrd.add_file("modules/vulnerable.ko", &self.vulnerable)?;
+        initrd.add_modules(self.kernel, &USED)?;
+        for module in self.approved.iter().chain(&self.rootkits) {
+            let name = module.file_name().context("no name")?.to_string_lossy().into_owned();
+            initrd.add_file(&format!("modules/{name}"), module)?;
+        }
+        initrd.add(&format!("attack/{}.ko", demo::NOT_APPROVED), self.kernel.module(demo::NOT_APPROVED)?, false);
+        let dummy = Module::unsigned(self.kernel.module("dummy")?)?
+            .with_byte(".init.text", &demo::TRANSMIT_QUEUES, 2, 2)
+            .context("dummy cannot be changed")?;
+        initrd.add("attack/dummy.ko", dummy.into_bytes(), false);
+        let target = Module::unsigned(fs::read(&self.approved[0])?)?.with_relocation(".init.text", "gcd", "lcm");
+        initrd.add("attack/target.ko", target.context("target cannot be changed")?.into_bytes(), false);
+        initrd.script(&format!("attack {}", names.join(" "))).write(&to)
+    }
+
+    fn run(&self, attacks: &[Attack], only_native: bool, scratch: &Scratch) -> Result<Results> {
+        let approval = scratch.0.join("approval");
+        if !only_native {
+            let approving = format!("approving {} and its modules", self.kernel.release);
+            let ours: Vec<_> = self.approved.iter().chain([&self.vulnerable]).cloned().collect();
+            during(&approving, || approve(self.kernel, &[demo::NOT_APPROVED], &ours, &approval))?;
+        }
+        let native = |initrd: PathBuf| {
+            let cmdline = CMDLINE.to_string();
+            Ok(Boot::Native { vmlinuz: self.kernel.vmlinuz.clone(), initrd, cmdline })
+        };
+        let beneath = |features: &[&str]| {
+            let image = scratch.0.join(["secvisor", &features.concat()].concat());
+            fs::copy(toolchain::build_hypervisor(features)?, &image)?;
+            let approval = approval.clone();
+            Ok::<_, anyhow::Error>(move |initrd: PathBuf| {
+                let modules = vec![(approval.clone(), String::new()), (initrd, String::new())];
+                Ok(Boot::Multiboot { image: image.clone(), cmdline: CMDLINE.to_string(), modules })
+            })
+        };
+        let mut results = Results::new(&self.kernel.release, attacks, only_native);
+        let (with_twin, without_twin) =
+            attacks.iter().partition::<Vec<_>, _>(|attack| attack.boots.feature().is_none());
+        results.note(Side::Native, self.sessions("without", &with_twin, &native, scratch)?);
+        if only_native {
+            return Ok(results);
+        }
+        let all: Vec<_> = attacks.iter().collect();
+        let plain = during("building SecVisor", || beneath(&[]))?;
+        results.note(Side::SecVisor, self.sessions("beneath", &all, &plain, scratch)?);
+        let mut by_feature: BTreeMap<&str, Vec<&Attack>> = BTreeMap::new();
+        for attack in without_twin {
+            by_feature.entry(attack.boots.feature().unwrap_or_default()).or_default().push(attack);
+        }
+        for (feature, attacks) in by_feature {
+            let weakened = during(&format!("building SecVisor {feature}"), || beneath(&[feature]))?;
+            results.note(Side::Native, self.sessions(feature, &attacks, &weakened, scratch)?);
+        }
+        Ok(results)
+    }
+
+    /// Boots as often as needed for all these attacks.
+    fn sessions(
+        &self,
+        label: &str,
+        attacks: &[&Attack],
+        boot: &dyn Fn(PathBuf) -> Result<Boot>,
+        scratch: &Scratch,
+    ) -> Result<Vec<session::Ended>> {
+        let (shared, own): (Vec<&Attack>, Vec<&Attack>) = attacks.iter().partition(|attack| attack.boots != Boots::Own);
+        let mut waiting = vec![shared.iter().map(|attack| attack.name.clone()).collect::<Vec<_>>()];
+        waiting.extend(own.iter().map(|attack| vec![attack.name.clone()]));
+        let mut ended = Vec::new();
+        while let Some(mut names) = waiting.pop() {
+            while !names.is_empty() {
+                eprintln!("{} {label}: {} attacks", self.kernel.release, names.len());
+                let initrd = self.initrd(&names, scratch.0.join("initrd"))?;
+                let session = Session::run(label, &boot(initrd)?, &names)?;
+                // Whoever ended the machine took the rest with it: they get another one.
+                names.retain(|name| !session.iter().any(|one| one.name == *name));
+                ensure!(!session.is_empty(), "the guest did not come up");
+                ended.extend(session);
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// One program with every attack in it, which needs no library in the guest.
+fn build_program(scratch: &Scratch) -> Result<PathBuf> {
+    let directory = workspace::root().join("attacks");
+    let mut sources = Vec::new();
+    for place in [directory.clone(), directory.join("common")] {
+        for entry in fs::read_dir(place)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "c") {
+                sources.push(path);
+            }
+        }
+    }
+    sources.sort();
+    let shell = workspace::shell()?;
+    let program = scratch.0.join("attack");
+    let flags = ["-O1", "-Wall", "-Wextra", "-D_GNU_SOURCE", "-mfsgsbase", "-static", "-s"];
+    cmd!(shell, "gcc {flags...} -I {directory} -o {program} {sources...}")
+        .quiet()
+        .run()
+        .context("the attacks do not build (a static C library is needed: libc6-dev)")?;
+    Ok(program)
+}

@@ -1,0 +1,96 @@
+//! `attacks/manifest`: which attacks there are, and how each must end.
+
+use crate::workspace;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+
+/// Which boot an attack gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boots {
+    /// With others.
+    Shared,
+    /// Alone.
+    Own,
+    /// With others; and where the others run without SecVisor, beneath a build of it that has this feature.
+    Without(String),
+}
+
+impl Boots {
+    /// The feature of the test build that stands in for the run without SecVisor.
+    pub fn feature(&self) -> Option<&str> {
+        match self {
+            Boots::Without(feature) => Some(feature),
+            _ => None,
+        }
+    }
+}
+
+/// An attack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attack {
+    /// Its row in the table of threats.
+    pub row: String,
+    /// Its name; its file is called like it.
+    pub name: String,
+    /// Where it runs.
+    pub boots: Boots,
+    /// How it must end without SecVisor.
+    pub native: String,
+    /// How it must end beneath it.
+    pub secvisor: String,
+    /// The rule that SecVisor must say was broken, if any.
+    pub rule: Option<String>,
+}
+
+/// Every attack there is.
+pub fn read() -> Result<Vec<Attack>> {
+    let directory = workspace::root().join("attacks");
+    let attacks = parse(&fs::read_to_string(directory.join("manifest"))?)?;
+    for attack in &attacks {
+        ensure!(directory.join(format!("{}.c", attack.name)).is_file(), "attack {} has no file", attack.name);
+    }
+    Ok(attacks)
+}
+
+fn parse(text: &str) -> Result<Vec<Attack>> {
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Result<Attack> {
+    let cells: Vec<_> = line.split_whitespace().map(str::to_string).collect();
+    let [row, name, boots, native, secvisor, rule] =
+        <[String; 6]>::try_from(cells).ok().with_context(|| format!("not six columns: {line}"))?;
+    let boots = match &*boots {
+        "shared" => Boots::Shared,
+        "own" => Boots::Own,
+        _ => Boots::Without(boots),
+    };
+    let rule = Some(rule).filter(|rule| rule != "-");
+    Ok(Attack { row, name, boots, native, secvisor, rule })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_understood() {
+        let attacks = parse("# a comment\n\n19 svm without-x succeeded refused -\n").unwrap();
+        assert_eq!(attacks.len(), 1);
+        assert_eq!(attacks[0].boots.feature(), Some("without-x"));
+        assert_eq!(attacks[0].rule, None);
+        assert!(parse("19 svm").is_err());
+    }
+
+    #[test]
+    fn every_attack_has_a_file_and_every_file_an_attack() {
+        let attacks = read().unwrap();
+        for entry in fs::read_dir(workspace::root().join("attacks")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "c") {
+                let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+                assert!(attacks.iter().any(|attack| attack.name == name), "{name} is not in the manifest");
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One boot with some attacks in it, watched from outside.
+
+use crate::guest::{End, Guest};
+use crate::play::violations;
+use crate::qemu::{Boot, Machine};
+use anyhow::{Result, bail};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// The guest itself gives up on an attack after 60 s.
+const SILENCE: Duration = Duration::from_secs(100);
+
+/// What a guest may take until its first attack.
+const START: Duration = Duration::from_secs(180);
+
+/// How an attack ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Which.
+    pub name: String,
+    /// In one word.
+    pub word: String,
+    /// What showed it.
+    pub detail: String,
+    /// The violations SecVisor reported meanwhile.
+    pub violations: Vec<String>,
+    /// Whether the guest went on afterwards: forked, executed, wrote files, and switched itself off.
+    pub alive: bool,
+    /// Where the logs are, if something went wrong with the machine.
+    pub logs: Option<String>,
+}
+
+/// One boot.
+pub struct Session {
+    guest: Guest,
+    current: Option<String>,
+    range: Range<u64>,
+    ended: Vec<Ended>,
+    alive: bool,
+}
+
+impl Session {
+    /// Runs these attacks until the machine is off; whichever ended it is the last that is told of.
+    pub fn run(label: &str, boot: &Boot, names: &[String]) -> Result<Vec<Ended>> {
+        let mut machine = Machine::new(&format!("attack-{label}"));
+        machine.extra = ["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"].map(str::to_string).to_vec();
+        let guest = machine.start(boot)?;
+        let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false };
+        let off = session.follow(names.len())?;
+        let Session { guest, current, range, mut ended, alive } = session;
+        let ok = off && alive && current.is_none();
+        // Nobody but the last can be to blame, if the others were followed by one that ended as it should.
+        for (index, one) in ended.iter_mut().rev().enumerate() {
+            one.alive = ok || index > 0 || current.is_some();
+        }
+        let logs = guest.logs().display().to_string();
+        if let Some(name) = current {
+            let (word, detail) = how_it_ended(&guest);
+            let violations = violations(&guest)?.into_iter().filter(|line| number(line) > range.end).collect();
+            ended.push(Ended { name, word, detail, violations, alive: false, logs: Some(logs) });
+        } else if ok {
+            guest.finish()?;
+        } else if let Some(last) = ended.last_mut() {
+            last.logs = Some(logs);
+        }
+        Ok(ended)
+    }
+
+    /// The violations of the attack that has just ended, as far as they were reported.
+    fn between(&self) -> Result<Vec<String>> {
+        let mut all = violations(&self.guest)?;
+        all.retain(|line| number(line) > self.range.start && number(line) <= self.range.end);
+        Ok(all)
+    }
+
+    /// Tells whether the guest switched itself off.
+    fn follow(&mut self, count: usize) -> Result<bool> {
+        let mut deadline = Instant::now() + START;
+        loop {
+            let line = match self.guest.wait_for("", deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(_) => break,
+            };
+            let Some((_, said)) = line.split_once("attack: ") else {
+                if line.contains("secvisor: cannot start") {
+                    bail!("{line}");
+                }
+                continue;
+            };
+            deadline = Instant::now() + SILENCE;
+            if let Some(name) = said.strip_prefix("begin name=") {
+                self.current = Some(name.to_string());
+            } else if let Some(range) = parse_violations(said) {
+                self.range = range;
+            } else if let Some((name, word, detail)) = parse_end(said) {
+                let violations = self.between()?;
+                eprintln!("  {name}: {word} ({detail})");
+                violations.iter().for_each(|line| eprintln!("    {line}"));
+                self.current = None;
+                self.ended.push(Ended { name, word, detail, violations, alive: true, logs: None });
+            } else if said == "alive=yes" {
+                self.alive = self.ended.len() >= count;
+            } else if said == "end" {
+                break;
+            }
+        }
+        Ok(self.guest.wait_end(Duration::from_secs(30)).is_ok_and(|end| end == End::PoweredOff))
+    }
+}
+
+/// `violations from=.. to=..`: how many SecVisor counted before the attack and after it; -1 if it is not there.
+fn parse_violations(said: &str) -> Option<Range<u64>> {
+    let (from, to) = said.strip_prefix("violations from=")?.split_once(" to=")?;
+    Some(from.parse().unwrap_or(0)..to.parse().unwrap_or(0))
+}
+
+/// The number of a violation, the first being 1.
+fn number(line: &str) -> u64 {
+    line.rsplit_once(" n=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// For an attack after which the guest said nothing more.
+fn how_it_ended(guest: &Guest) -> (String, String) {
+    let last = |lines: &[String], text: &str| lines.iter().rev().find(|line| line.contains(text)).cloned();
+    let report = guest.report().unwrap_or_default();
+    if let Some(line) = last(&report, "stopped at") {
+        return ("stopped".to_string(), line);
+    }
+    if let Some(line) = last(&report, "panic") {
+        return ("secvisor-panic".to_string(), line);
+    }
+    if let Some(line) = last(guest.console(), "Kernel panic") {
+        return ("guest-panic".to_string(), line);
+    }
+    if let Some(line) = last(&report, "triple fault") {
+        return ("triple-fault".to_string(), line);
+    }
+    ("gone".to_string(), guest.console().last().cloned().unwrap_or_default())
+}
+
+/// `name=.. result=.. detail=..`
+fn parse_end(said: &str) -> Option<(String, String, String)> {
+    let (name, rest) = said.strip_prefix("name=")?.split_once(" result=")?;
+    let (word, detail) = rest.split_once(" detail=")?;
+    Some((name.to_string(), word.to_string(), detail.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_end;
+
+    #[test]
+    fn ends_are_understood() {
+        let (name, word, detail) = parse_end("name=ret2usr result=refused detail=a detail=b").unwrap();
+        assert_eq!((&*name, &*word, &*detail), ("ret2usr", "refused", "a detail=b"));
+        assert!(parse_end("begin name=ret2usr").is_none());
+    }
+}
