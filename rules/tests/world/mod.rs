@@ -47,12 +47,14 @@ pub struct Ram {
     pub race: Option<(Frame, usize, u8)>,
 }
 
-fn is_ram(frame: Frame) -> bool {
+/// Whether a frame is RAM of the guest.
+pub fn is_ram(frame: Frame) -> bool {
     frame.0 < FRAMES && !HYPERVISOR.contains(&frame.0) && !DEVICE.contains(&frame.0)
 }
 
 impl Ram {
-    fn new() -> Self {
+    /// RAM full of zeros.
+    pub fn new() -> Self {
         let frames = FRAMES as usize;
         Self {
             pages: vec![[0; PAGE]; frames],
@@ -150,6 +152,11 @@ impl Stage {
     pub fn new(file: Vec<u8>) -> Self {
         let frames = vec![0; FRAMES as usize];
         Self { file, frames, places: Vec::new(), vars: Vec::new() }
+    }
+
+    /// The approval's pages, if it can be opened.
+    pub fn pages(&mut self) -> Option<Vec<PageBytes>> {
+        view::open(&mut self.file).ok().map(|(_, _, pages)| pages.to_vec())
     }
 
     /// Opens the approval and puts the rules on top; the kernel is not loaded yet.

@@ -1,0 +1,10 @@
+//! Targets for `cargo fuzz`, see [`targets`]
+#![forbid(unsafe_code)]
+
+#[path = "../../cli/tests/synthetic/mod.rs"]
+mod made_up;
+#[path = "../../approval/tests/synthetic/mod.rs"]
+mod synthetic;
+pub mod targets;
+#[path = "../../rules/tests/world/mod.rs"]
+mod world;
