@@ -153,30 +153,42 @@ impl Rules<'_> {
                 self.supersede(machine, self.view.vars.at(*var as usize).module);
             }
         }
+        let mut again = binds.anew();
         for (var, value) in binds.pending() {
-            self.end_overlapped(machine, *var, *value);
+            again |= self.end_overlapped(machine, *var, *value);
             self.vars[*var as usize] = *value;
+        }
+        // What was taken as unbound is bound now, and the pages beside this one are known to be, or not to be, of the
+        // same instance. Where two modules were found in one place, what this page is placed by or refers to may be gone.
+        let mut rest = Bindings::new(0..0);
+        if again && made(Check::Again) {
+            match self.compare(machine, frame, place, &mut rest) {
+                Ok(_) if rest.pending().is_empty() && self.is_placed(place) => {}
+                Ok(_) => return self.refuse(Rule::WrongPlace, frame, Some((place.page, 0))),
+                Err(Mismatch(at)) => return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at))),
+            }
         }
         // Whatever this frame held before is not in it any more.
         self.places.iter_mut().filter(|p| **p as u64 == frame.0).for_each(|p| *p = NO_FRAME);
-        // What was taken as unbound is bound now, and the pages beside this one are known to be, or not to be, of
-        // the same instance.
-        if made(Check::Again)
-            && binds.anew()
-            && let Err(Mismatch(at)) = self.compare(machine, frame, place, &mut Bindings::new(0..0))
-        {
-            return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at)));
-        }
         self.pages[place.page as usize].copy_from_slice(machine.page(frame));
         self.learn(place, &Bindings::new(0..0));
         self.approve(machine, frame, place.page, found.proof)
     }
 
+    /// Whether a page's region is placed so that the page is at its address.
+    fn is_placed(&self, place: &Place) -> bool {
+        let region = self.view.regions.at(self.view.region_of_page(place.page));
+        let inside = place.va.wrapping_sub(self.vars[region.base as usize]);
+        inside == (place.page - region.first_page) as u64 * PAGE as u64
+    }
+
     /// Ends the instances of other modules whose code lies where that of this variable is placed: Linux has unloaded them.
-    fn end_overlapped(&mut self, machine: &mut impl Machine, var: u32, base: u64) {
+    /// Whether there was one.
+    fn end_overlapped(&mut self, machine: &mut impl Machine, var: u32, base: u64) -> bool {
         let own = self.view.vars.at(var as usize).module;
         let code = |r: &Region| r.module != NONE && r.base == var as u64;
-        let Some(placed) = self.view.regions.iter().find(code) else { return };
+        let Some(placed) = self.view.regions.iter().find(code) else { return false };
+        let mut ended = false;
         let end = base + placed.pages as u64 * PAGE as u64;
         for index in 0..self.view.regions.len() {
             let other = self.view.regions.at(index);
@@ -184,8 +196,10 @@ impl Rules<'_> {
             let overlaps = at != 0 && at < end && base < at + other.pages as u64 * PAGE as u64;
             if overlaps && other.module != own {
                 self.supersede(machine, other.module);
+                ended = true;
             }
         }
+        ended
     }
 
     /// Ends an instance whose module has been placed anew.
