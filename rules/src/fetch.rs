@@ -3,7 +3,7 @@ use crate::check::{Check, made};
 use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::step::OutOfTables;
-use crate::{Access, Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict, Violation};
+use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
 
 /// Most bytes that may run before a trap flag takes effect: an instruction has up to 15 (APM 3, 1.1), and one that loads
 /// SS puts the trap off until after the next.
