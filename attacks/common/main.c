@@ -150,6 +150,7 @@ static void run_one(const char *name, int device)
 		undo_all();
 		restore(device, before);
 	}
+	remove_module("target");
 	said[length] = 0;
 	find_oops(log, oops, sizeof(oops));
 	close(log);

@@ -53,10 +53,15 @@ static MAPS: Once<Maps> = Once::new(Maps { io: [0; 3 * 4096], msr: [0; 2 * 4096]
 /// All exceptions; vector 2 is reserved, NMIs have their own bit.
 pub const ALL_EXCEPTIONS: u32 = !(1 << 2);
 /// Intercepts of both views.
-pub const ALWAYS1: u32 = misc1::INIT | misc1::INVD | misc1::INVLPGA | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN;
+pub const ALWAYS1: u32 = misc1::INIT | misc1::INVD | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN | SVM1;
 /// As above.
-pub const ALWAYS2: u32 =
-    misc2::VMRUN | misc2::VMMCALL | misc2::VMLOAD | misc2::VMSAVE | misc2::STGI | misc2::CLGI | misc2::SKINIT;
+pub const ALWAYS2: u32 = misc2::VMRUN | misc2::VMMCALL | misc2::SKINIT | SVM2;
+/// The SVM instructions that would work if they were not intercepted.
+const SVM1: u32 = if cfg!(feature = "without-svm-checks") { 0 } else { misc1::INVLPGA };
+const SVM2: u32 = match cfg!(feature = "without-svm-checks") {
+    true => 0,
+    false => misc2::VMLOAD | misc2::VMSAVE | misc2::STGI | misc2::CLGI,
+};
 
 /// The virtual CPU with all it needs.
 pub struct Vcpu {

@@ -94,6 +94,7 @@ struct Prepared<'a> {
     kernel: &'a Kernel,
     program: PathBuf,
     vulnerable: PathBuf,
+    witness: PathBuf,
     approved: Vec<PathBuf>,
     rootkits: Vec<PathBuf>,
 }
@@ -105,6 +106,7 @@ impl Prepared<'_> {
             kernel,
             program: build_program(scratch)?,
             vulnerable: ours("guest", "vulnerable")?,
+            witness: ours("guest", "witness")?,
             approved: APPROVED.iter().map(|name| ours("attacks/modules", name)).collect::<Result<_>>()?,
             rootkits: ROOTKITS.iter().map(|name| ours("attacks/modules", name)).collect::<Result<_>>()?,
         })
@@ -125,8 +127,8 @@ impl Prepared<'_> {
             .with_byte(".init.text", &demo::TRANSMIT_QUEUES, 2, 2)
             .context("dummy cannot be changed")?;
         initrd.add("attack/dummy.ko", dummy.into_bytes(), false);
-        let target = Module::unsigned(fs::read(&self.approved[0])?)?.with_relocation(".init.text", "gcd", "lcm");
-        initrd.add("attack/target.ko", target.context("target cannot be changed")?.into_bytes(), false);
+        let witness = Module::unsigned(fs::read(&self.witness)?)?.with_relocation(".init.text", "gcd", "lcm");
+        initrd.add("attack/witness.ko", witness.context("witness cannot be changed")?.into_bytes(), false);
         initrd.script(&format!("attack {}", names.join(" "))).write(&to)
     }
 
@@ -134,7 +136,7 @@ impl Prepared<'_> {
         let approval = scratch.0.join("approval");
         if !only_native {
             let approving = format!("approving {} and its modules", self.kernel.release);
-            let ours: Vec<_> = self.approved.iter().chain([&self.vulnerable]).cloned().collect();
+            let ours: Vec<_> = self.approved.iter().chain([&self.vulnerable, &self.witness]).cloned().collect();
             during(&approving, || approve(self.kernel, &[demo::NOT_APPROVED], &ours, &approval))?;
         }
         let native = |initrd: PathBuf| {

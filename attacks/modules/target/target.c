@@ -3,10 +3,8 @@
  * An approved module to be attacked: one site of every kind the kernel patches, each behind a parameter to be read,
  * none of which runs before that.
  */
-#include <linux/gcd.h>
 #include <linux/init.h>
 #include <linux/jump_label.h>
-#include <linux/lcm.h>
 #include <linux/module.h>
 #include <linux/static_call.h>
 #include <asm/irqflags.h>
@@ -90,15 +88,8 @@ module_param_cb(called, &reading, target_called, 0444);
 module_param_cb(two, &reading, read_two, 0444);
 module_param_cb(clac, &reading, target_clac, 0444);
 
-static unsigned long divisor;
-module_param(divisor, ulong, 0444);
-static unsigned long multiple;
-module_param(multiple, ulong, 0444);
-
 static int __init target_init(void)
 {
-	divisor = gcd(12, 18);
-	multiple = lcm(12, 18);
 	return 0;
 }
 

@@ -40,6 +40,7 @@ impl Leaf {
     fn bits(self, view: View) -> u64 {
         let base = PRESENT | USER | USED;
         match (self, view) {
+            (Self::Absent, _) if cfg!(feature = "without-hypervisor-absent") => base | WRITE,
             (Self::Absent, _) => 0,
             (Self::Device, _) | (Self::Data, View::Kernel) => base | WRITE | NO_EXECUTE,
             (Self::Data, View::User) => base | WRITE,

@@ -1,0 +1,38 @@
+// Row 20. SecVisor's memory written through a mapping of its physical address.
+// Source: any hypervisor's first duty.
+// Ends: natively succeeded; beneath SecVisor refused, hypervisor-memory.
+#include "common/attack.h"
+#include <stdio.h>
+#include <string.h>
+
+// Where SecVisor is: the last large range that the memory map calls reserved and that lies within memory.
+static u64 hypervisor(void)
+{
+	FILE *file = fopen("/proc/iomem", "r");
+	unsigned long long start, end, found = 0;
+	char line[256];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (line[0] != ' ' && sscanf(line, "%llx-%llx", &start, &end) == 2 && strstr(line, "eserved") &&
+		    end - start > 0x100000 && end < 0x80000000ull)
+			found = start;
+	if (!found)
+		failed("nothing is reserved");
+	return found;
+}
+
+ATTACK("hypervisor-write")
+{
+	u64 window = map_physical(hypervisor(), KERNEL_DATA), before, after;
+
+	for (unsigned i = 0; i < 128; i++)
+		kread64(window);
+	before = kread64(window + 8);
+	operate(VULNERABLE_STORE, window + 8, before ^ 0x55, 8);
+	after = kread64(window + 8);
+	if (after == (before ^ 0x55)) {
+		operate(VULNERABLE_STORE, window + 8, before, 8);
+		succeeded("a word was %#llx and became %#llx", (unsigned long long)before, (unsigned long long)after);
+	}
+	refused("what is written is gone");
+}

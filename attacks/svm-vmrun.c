@@ -1,0 +1,18 @@
+// Row 19. VMRUN in the guest's kernel mode: SVM used beneath its owner.
+// Source: Blue Pill (Rutkowska 2006); nested-SVM escapes.
+// Ends: natively succeeded; beneath SecVisor refused, instruction.
+#include "common/attack.h"
+
+ATTACK("svm-vmrun")
+{
+	// A page of ours: what the processor writes there, or reads.
+	u64 page = physical(kernel_page());
+
+	struct vulnerable_operation op = { .what = VULNERABLE_SVM, .in = { 0xd8, page } };
+	about_to("execute VMRUN");
+	if (try_operate(&op))
+		failed("the module said no");
+	if (op.out[0])
+		refused("it raises exception %llu", (unsigned long long)op.out[0] - 1);
+	succeeded("it was executed");
+}
