@@ -16,7 +16,7 @@ pub enum MsrWrite {
 }
 
 /// Registers that may be written freely, so that they need no exit: first and last.
-pub const FREE: [(u32, u32); 24] = [
+pub const FREE: [(u32, u32); 23] = [
     (0x10, 0x10),               // TSC
     (0x3b, 0x3b),               // TSC_ADJUST
     (0x48, 0x49),               // SPEC_CTRL, PRED_CMD
@@ -24,7 +24,6 @@ pub const FREE: [(u32, u32); 24] = [
     (0x10b, 0x10b),             // FLUSH_CMD
     (0x175, 0x176),             // SYSENTER_ESP, SYSENTER_EIP: of no effect while SYSENTER_CS is 0
     (0x179, 0x17b),             // MCG_CAP, MCG_STATUS, MCG_CTL
-    (0x1d9, 0x1d9),             // DEBUG_CTL
     (0x277, 0x277),             // PAT, the guest's own under nested paging
     (0x400, 0x47f),             // machine-check banks
     (0x6e0, 0x6e0),             // TSC_DEADLINE

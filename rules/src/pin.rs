@@ -26,6 +26,8 @@ impl Rules<'_> {
             }
         }
         self.booted = true;
+        // Linux frees init text before it runs init; unless a helper ran earlier, this is the first we hear of it.
+        self.init_over |= self.init_approved == 0 && self.init_pages > 0;
         Verdict::Resume
     }
 

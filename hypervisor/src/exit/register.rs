@@ -10,8 +10,17 @@ use crate::vcpu::Vcpu;
 use crate::window::Purpose;
 
 /// Registers whose writes are completed here.
-const KEPT: [u32; 8] =
-    [msr::EFER, msr::SYSENTER_CS, msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::VM_CR, msr::VM_HSAVE_PA];
+const KEPT: [u32; 9] = [
+    msr::DEBUG_CTL,
+    msr::EFER,
+    msr::SYSENTER_CS,
+    msr::STAR,
+    msr::LSTAR,
+    msr::CSTAR,
+    msr::SFMASK,
+    msr::VM_CR,
+    msr::VM_HSAVE_PA,
+];
 
 impl Vcpu {
     pub(super) fn cpuid(&mut self) {
@@ -93,15 +102,17 @@ impl Vcpu {
             msr::STAR => hidden.star = value,
             msr::LSTAR if canonical => hidden.lstar = value,
             msr::CSTAR if canonical => hidden.cstar = value,
+            // Kept, since in a window it could put off the trap. LBR, BTF and the pins; the rest is reserved.
+            msr::DEBUG_CTL if value & !0x3f == 0 => {}
             msr::SFMASK => hidden.sfmask = value & 0xffff_ffff,
-            msr::LSTAR | msr::CSTAR => return None,
+            msr::LSTAR | msr::CSTAR | msr::DEBUG_CTL => return None,
             _ => {
                 self.refuse_msr(number, value);
                 return None;
             }
         }
         if number != msr::SYSENTER_CS {
-            // SAFETY: SYSCALL MSRs with a value that was checked; the host does not use them.
+            // SAFETY: SYSCALL MSRs and DEBUG_CTL with a value that was checked; the host does not use them.
             unsafe { instr::wrmsr(number, if number == msr::SFMASK { value & 0xffff_ffff } else { value }) };
         }
         Some(0)
