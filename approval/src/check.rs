@@ -65,7 +65,8 @@ fn modules(v: &View<'_>) -> Result<(), Error> {
         }
         let own = m.first_var as u64..(m.first_var + m.vars) as u64;
         let code = |base: u64| own.contains(&base) && v.vars.at(base as usize).class == VarClass::Code as u32;
-        let placed = |r: Region| r.module as usize == i && code(r.base);
+        let room = (LAST_PAGE - v.info.modules_end) / PAGE as u64;
+        let placed = |r: Region| r.module as usize == i && code(r.base) && r.pages as u64 <= room;
         if !v.regions.range(region, m.regions as usize).all(placed)
             || !v.vars.range(var, m.vars as usize).all(|var| var.module as usize == i)
         {

@@ -222,6 +222,8 @@ fn impossible_records_are_refused() {
     let base = 3 * region + word(6);
     let data = u64::from(synthetic::A_DATA).to_le_bytes();
     assert!(matches!(error(damaged((Regions, base), &data)), Some(Error::Record(Modules, 0))));
+    // So high that a module at the end of the range would reach behind the last address.
+    assert_eq!(error(damaged((Info, 48), &(!0xfffu64).to_le_bytes())), Some(Error::Record(Modules, 0)));
     // Variants and fixes are found by their template.
     for (at, bytes) in [(0, vec![0xff, 0x7f]), (2, vec![0xff, 0xff]), (4, far.to_vec()), (8, far.to_vec())] {
         let got = error(damaged((Variants, at), &bytes));
