@@ -19,13 +19,20 @@ const fn mask(leaf: u32, subleaf: u32, register: usize, bits: u32, reason: &'sta
 }
 
 /// All of them.
-pub const MASKED: [Masked; 8] = [
+pub const MASKED: [Masked; 9] = [
     mask(0x1, 0, 2, 1 << 31, "hypervisor present: paravirtual kernels patch in functions the approval does not list"),
     mask(0x7, 0, 2, 1 << 7, "shadow stacks: SYSCALL is completed in software and does not switch them"),
     mask(0x7, 0, 3, 1 << 20, "indirect branch tracking: SYSCALL is completed in software and does not arm it"),
     mask(0x7, 1, 0, 1 << 17, "FRED: events enter the kernel in another way than the one that is mediated"),
     mask(0x8000_0001, 0, 2, 1 << 2, "SVM: the hypervisor below owns it"),
     mask(0x8000_0001, 0, 2, 1 << 12, "SKINIT: would start code outside SecVisor"),
+    mask(
+        0x8000_0007,
+        0,
+        1,
+        1 << 3,
+        "scalable machine check: its MSRs lie outside the permissions map, the legacy ones do",
+    ),
     mask(0x8000_0008, 0, 1, 1 << 3, "INVLPGB: a guest may not invalidate other CPUs' TLBs by itself"),
     mask(0x8000_001f, 0, 0, u32::MAX, "memory encryption: a frame under two keys would have two contents"),
 ];

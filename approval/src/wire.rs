@@ -1,6 +1,6 @@
 //! Layout: header, sections and fixed-size records, all little-endian
 //!
-//! The file is a header, then sections. Sections before [`Header::runtime_offset`] are needed only to
+//! The file is a header, then sections. Sections before the header's runtime offset are needed only to
 //! start the kernel; from there on (page-aligned) the hypervisor keeps them, and the last section, the
 //! pages, is updated in place with the bytes last verified.
 

@@ -115,6 +115,10 @@ fn make(kernel: &Path, modules: &[PathBuf], output: &Path, json: bool) -> Result
     let made = approve(&kernel.display().to_string(), &file, modules, &|step| bar.set_message(step.to_owned()));
     bar.finish_and_clear();
     let made = made?;
+    // A module of a directory may be one of another kernel; one that is named must be approved.
+    if let Some(l) = made.left_out.iter().find(|l| modules.contains(&l.path)) {
+        bail!("{}: {}", l.path.display(), l.reason);
+    }
     write_whole(output, &made.bytes).with_context(|| output.display().to_string())?;
     report(&made, output, json)
 }

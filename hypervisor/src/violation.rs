@@ -2,7 +2,7 @@
 use core::fmt;
 
 use secvisor_approval::wire::{NONE, Region, RegionKind};
-use secvisor_rules::{Rule, Violation};
+use secvisor_rules::Violation;
 
 use crate::report;
 use crate::vcpu::Vcpu;
@@ -35,7 +35,12 @@ impl Log {
 impl Vcpu {
     /// Records and reports a violation.
     pub(crate) fn violation(&mut self, violation: Violation) {
-        self.violation_of(violation, format_args!(""));
+        self.violation_of(violation, format_args!(" action=refused"));
+    }
+
+    /// Records and reports that a tampered page was put back.
+    pub(crate) fn restored(&mut self, violation: Violation) {
+        self.violation_of(violation, format_args!(" action=restored"));
     }
 
     /// As [`Self::violation`], with what else there is to say, each as ` key=value`.
@@ -53,9 +58,8 @@ impl Vcpu {
             None => self.address_name(rip),
         };
         let (module, symbol, offset) = at.unwrap_or(("-", "-", 0));
-        let action = if violation.rule == Rule::Tampered { "restored" } else { "refused" };
         report!(
-            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module} action={action} n={}{detail}",
+            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module} n={}{detail}",
             violation.rule.name(),
             violation.frame.address(),
             self.log.count,

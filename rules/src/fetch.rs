@@ -1,5 +1,7 @@
 //! A kernel-mode fetch from a frame that is not executable: freeze, compare, approve or refuse
 use crate::check::{Check, made};
+use secvisor_approval::PAGE;
+
 use crate::page::{Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::step::OutOfTables;
@@ -58,7 +60,9 @@ impl Rules<'_> {
                 // None of the instruction's bytes may be unverified. Before user mode runs, instructions begin where
                 // the approval says, so that none reaches into a site from before; later any could come.
                 let (at, longest) = ((va & 0xfff) as usize, if self.booted { MAX_STEP } else { 1 });
-                if made(Check::Reach) && at < site.end && site.start < at + longest {
+                // Where the page is mapped twice in a row, they may run on at its beginning.
+                let wraps = site.start < (at + longest).saturating_sub(PAGE);
+                if made(Check::Reach) && (at < site.end && site.start < at + longest || wraps) {
                     return match init {
                         true => self.refuse(Rule::UnapprovedCode, frame, Some((page, site.start as u16))),
                         false => self.put_back(machine, frame, &place, site.start as u16),

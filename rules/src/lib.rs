@@ -14,6 +14,8 @@
 //! - **INV-6** Hypervisor and device frames never change state ([`frame`]).
 #![no_std]
 #![forbid(unsafe_code)]
+// The modules named above are private: their documentation is for who reads the code.
+#![allow(rustdoc::private_intra_doc_links)]
 
 #[cfg(feature = "model")]
 extern crate std;

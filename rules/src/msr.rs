@@ -16,7 +16,7 @@ pub enum MsrWrite {
 }
 
 /// Registers that may be written freely, so that they need no exit: first and last.
-pub const FREE: [(u32, u32); 23] = [
+pub const FREE: [(u32, u32); 22] = [
     (0x10, 0x10),               // TSC
     (0x3b, 0x3b),               // TSC_ADJUST
     (0x48, 0x49),               // SPEC_CTRL, PRED_CMD
@@ -33,7 +33,6 @@ pub const FREE: [(u32, u32); 23] = [
     (0xc000_0100, 0xc000_0103), // FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
     (0xc000_0300, 0xc000_0303), // performance counters, global
     (0xc000_0408, 0xc000_040f), // machine-check thresholds
-    (0xc000_2000, 0xc000_23ff), // machine-check banks, scalable
     (0xc001_0000, 0xc001_0007), // performance counters, legacy
     (0xc001_0062, 0xc001_0062), // P-state control
     (0xc001_0200, 0xc001_024f), // performance counters, core and L3

@@ -46,7 +46,7 @@ impl Vcpu {
             Exit::SvmInstruction => self.svm_instruction(),
             Exit::Init => self.stop("INIT: this version cannot keep a CPU beneath it through INIT"),
             Exit::Shutdown => self.shutdown(),
-            // Intercepted in windows only.
+            // Flags and IRET are intercepted in windows only, task switches never.
             Exit::Flags | Exit::Iret | Exit::TaskSwitch => self.unexpected(exit),
             Exit::Invalid => self.stop("the guest's state is one the processor does not run"),
             Exit::Unknown(_) => self.unexpected(exit),
@@ -59,7 +59,7 @@ impl Vcpu {
             Verdict::Resume => {}
             // Where no window can be opened.
             Verdict::Step(_) => self.inject(Event::exception_with(vector::GP, 0)),
-            Verdict::Restored(violation) => self.violation(violation),
+            Verdict::Restored(violation) => self.restored(violation),
             Verdict::Refuse(violation) => {
                 self.violation(violation);
                 if let Some(va) = fetch {

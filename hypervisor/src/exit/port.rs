@@ -39,7 +39,7 @@ impl Vcpu {
             PortWrite::Pass => instr::output(port, size, value),
             PortWrite::Refuse => {
                 let violation = Violation { rule: Rule::Port, frame: Frame(0), nearest: None };
-                self.violation_of(violation, format_args!(" port={port:#x} value={value:#x}"));
+                self.violation_of(violation, format_args!(" action=refused port={port:#x} value={value:#x}"));
             }
             PortWrite::Reset => self.reset(),
         }

@@ -70,7 +70,10 @@ impl Vcpu {
         match msr_rules::write(number, value, || unsafe { instr::rdmsr(number) }) {
             MsrWrite::Allow => {
                 self.let_msr(number, true);
-                self.open_window(Purpose::Msr(number), [None, None]);
+                if !self.open_window(Purpose::Msr(number), [None, None]) {
+                    self.let_msr(number, false);
+                    self.inject(Event::exception_with(vector::GP, 0));
+                }
             }
             MsrWrite::Ignore => self.skip(2),
             MsrWrite::Refuse => {
@@ -120,7 +123,7 @@ impl Vcpu {
 
     fn refuse_msr(&mut self, number: u32, value: u64) {
         let violation = Violation { rule: Rule::Register, frame: Frame(0), nearest: None };
-        self.violation_of(violation, format_args!(" msr={number:#x} value={value:#x}"));
+        self.violation_of(violation, format_args!(" action=refused msr={number:#x} value={value:#x}"));
     }
 
     fn write_efer(&mut self, value: u64) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! Two nested views: kernel and user
 //!
 //! Both map guest-physical addresses one to one. They differ in who may execute what: the kernel view executes
-//! approved frames only, the user view everything but those. Ranges without RAM look the same in both and share
+//! approved frames only, the user view data frames only. Ranges without RAM look the same in both and share
 //! their tables. A 2 MiB range is split when one of its frames is set apart.
 use secvisor_amd64::npt::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, TABLE, USED, USER, WRITE};
 use secvisor_rules::{Access, Frame, FrameState, FrameTable};
