@@ -75,6 +75,8 @@ pub struct Vcpu {
     pub(crate) window: Option<Window>,
     /// The frame the last instruction wrote from within, see [`secvisor_rules::Event::KernelFetch`].
     pub(crate) patching: Option<secvisor_rules::Frame>,
+    /// The last access to memory the guest does not have: RIP and frame.
+    pub(crate) absent_before: Option<(u64, secvisor_rules::Frame)>,
     /// Intercept of CPUID, until the first user-mode instruction.
     pub(crate) cpuid: u32,
     /// What was injected at the last VMRUN.
@@ -123,6 +125,7 @@ impl Vcpu {
             hidden: Hidden::new(features.asids),
             window: None,
             patching: None,
+            absent_before: None,
             cpuid: misc1::CPUID,
             injected: Event(0),
             opcodes: OPCODES.take(),

@@ -86,15 +86,7 @@ impl Vcpu {
                 }
             }
             FrameState::Approved(_) => self.patched(Some(frame)),
-            FrameState::Hypervisor => {
-                self.stats.absent += 1;
-                if self.stats.absent.is_power_of_two() {
-                    self.violation(Violation { rule: Rule::HypervisorMemory, frame, nearest: None });
-                }
-                if !self.open_window(Purpose::Absent, [Some(frame), None]) {
-                    self.refuse_access(Event::exception_with(vector::GP, 0));
-                }
-            }
+            FrameState::Hypervisor => self.absent(frame),
             FrameState::Device if self.nested.is_held(frame) => {
                 self.violation(Violation { rule: Rule::HeldDevice, frame, nearest: None });
                 if !self.open_window(Purpose::Absent, [Some(frame), None]) {
@@ -106,6 +98,21 @@ impl Vcpu {
                 self.refuse_access(Event::exception_with(vector::GP, 0));
             }
             FrameState::Data | FrameState::Device => self.nested.flush = true,
+        }
+    }
+
+    /// Memory the guest does not have: reads give ones, writes come to nothing.
+    fn absent(&mut self, frame: Frame) {
+        self.stats.absent += 1;
+        if self.stats.absent.is_power_of_two() {
+            self.violation(Violation { rule: Rule::HypervisorMemory, frame, nearest: None });
+        }
+        // An instruction that touches two such frames needs both at once.
+        let rip = self.vmcb.save.rip;
+        let other = self.absent_before.filter(|(at, before)| *at == rip && *before != frame).map(|(_, before)| before);
+        self.absent_before = Some((rip, frame));
+        if !self.open_window(Purpose::Absent, [Some(frame), other]) {
+            self.refuse_access(Event::exception_with(vector::GP, 0));
         }
     }
 
