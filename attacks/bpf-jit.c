@@ -1,49 +1,37 @@
-// Row 16. A BPF program, compiled by the kernel to code of the user's shape.
+// Row 16. A BPF program of the user's (a seccomp filter), compiled by the kernel to code of the user's shape.
 // Source: JIT spraying (McAllister 2012; CVE-2021-29154 and kin).
 // Ends: natively succeeded; beneath SecVisor refused, unapproved-code.
 #include "common/attack.h"
 #include <errno.h>
-#include <linux/bpf.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 ATTACK("bpf-jit")
 {
-	struct bpf_insn program[] = {
-		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 0, .imm = MARK },
-		{ .code = BPF_JMP | BPF_EXIT },
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 0x137),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
-	u8 packet[64] = { 0 };
-	union bpf_attr load, test;
-	int fd;
+	struct sock_fprog program = { sizeof(code) / sizeof(*code), code };
+	char enabled[8];
+	long result;
 
-	write_file("/proc/sys/net/core/bpf_jit_enable", "1\n");
-	memset(&load, 0, sizeof(load));
-	load.prog_type = BPF_PROG_TYPE_SOCKET_FILTER;
-	load.insns = (u64)program;
-	load.insn_cnt = 2;
-	load.license = (u64) "GPL";
-	fd = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
-	if (fd < 0)
-		refused("no program is loaded: %s", strerror(errno));
-	memset(&test, 0, sizeof(test));
-	test.test.prog_fd = fd;
-	test.test.data_in = (u64)packet;
-	test.test.data_size_in = sizeof(packet);
-	about_to("run what the BPF compiler made");
-	if (syscall(SYS_bpf, BPF_PROG_TEST_RUN, &test, sizeof(test)))
-		failed("it does not run: %s", strerror(errno));
-	struct bpf_prog_info info = { 0 };
-	union bpf_attr ask;
-	memset(&ask, 0, sizeof(ask));
-	ask.info.bpf_fd = fd;
-	ask.info.info_len = sizeof(info);
-	ask.info.info = (u64)&info;
-	syscall(SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &ask, sizeof(ask));
-	if (test.test.retval == MARK && info.jited_prog_len)
-		succeeded("%u bytes of compiled code ran and returned %#x", info.jited_prog_len, MARK);
-	if (test.test.retval == MARK)
-		harmless("the interpreter ran it");
-	failed("it returned %#x", test.test.retval);
+	if (write_file("/proc/sys/net/core/bpf_jit_enable", "1\n") ||
+	    read_file("/proc/sys/net/core/bpf_jit_enable", enabled, sizeof(enabled)) || enabled[0] != '1')
+		refused("the compiler stays off");
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	about_to("run what the BPF compiler makes of a filter");
+	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		refused("no filter is taken: %s", strerror(errno));
+	errno = 0;
+	result = syscall(SYS_getppid);
+	if (result == -1 && errno == 0x137)
+		succeeded("a compiled filter answered the system call with error %#x", 0x137);
+	failed("the system call returned %ld", result);
 }

@@ -305,7 +305,7 @@ void call_code(u64 address, const char *place)
 
 long victim(void)
 {
-	return syscall(SYS_sysfs, 3);
+	return syscall(SYS_keyctl, 0xffff, 0, 0, 0);
 }
 
 void judge_victim(long before, const u8 *approved_bytes, const char *how)

