@@ -57,6 +57,12 @@ pub enum Check {
     Supersede,
     /// It ends what refers to it, too.
     Dependents,
+    /// It ends what it is placed over.
+    Overlapped,
+    /// What a page is placed by is still known once that has ended.
+    Placed,
+    /// What a frame held before is not in it any more.
+    Emptied,
     /// A page of a module is approved in one frame.
     OneFrame,
     /// Only a page that was approved in this frame is put back.

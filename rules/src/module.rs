@@ -163,13 +163,14 @@ impl Rules<'_> {
         let mut rest = Bindings::new(0..0);
         if again && made(Check::Again) {
             match self.compare(machine, frame, place, &mut rest) {
-                Ok(_) if rest.pending().is_empty() && self.is_placed(place) => {}
+                Ok(_) if rest.pending().is_empty() && self.is_placed(place) || !made(Check::Placed) => {}
                 Ok(_) => return self.refuse(Rule::WrongPlace, frame, Some((place.page, 0))),
                 Err(Mismatch(at)) => return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at))),
             }
         }
         // Whatever this frame held before is not in it any more.
-        self.places.iter_mut().filter(|p| **p as u64 == frame.0).for_each(|p| *p = NO_FRAME);
+        let before = self.places.iter_mut().filter(|p| **p as u64 == frame.0 && made(Check::Emptied));
+        before.for_each(|p| *p = NO_FRAME);
         self.pages[place.page as usize].copy_from_slice(machine.page(frame));
         self.learn(place, &Bindings::new(0..0));
         self.approve(machine, frame, place.page, found.proof)
@@ -194,7 +195,7 @@ impl Rules<'_> {
             let other = self.view.regions.at(index);
             let at = if other.module == NONE { 0 } else { self.vars[other.base as usize] };
             let overlaps = at != 0 && at < end && base < at + other.pages as u64 * PAGE as u64;
-            if overlaps && other.module != own {
+            if overlaps && other.module != own && made(Check::Overlapped) {
                 self.supersede(machine, other.module);
                 ended = true;
             }
