@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -111,8 +112,9 @@ static void run_one(const char *name, int device)
 		return;
 	}
 	tell("begin name=%s", name);
-	// A machine that ends at once would take the line with it.
-	usleep(100000);
+	// A machine that ends at once would take the log's line with it: said once more, and waited for.
+	dprintf(1, "attack: begin name=%s\n", name);
+	tcdrain(1);
 	log = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	lseek(log, 0, SEEK_END);
 	if (pipe(ends))
