@@ -2,7 +2,7 @@
 //!
 //! With limits of 0 every selector faults with itself as the error code. If the descriptor is one a program may load,
 //! the instruction runs once in the kernel view, where of all user memory only its own page is executable.
-use secvisor_rules::Frame;
+use secvisor_rules::{Frame, Rule, Violation};
 
 use crate::mem::physical;
 use crate::vcpu::Vcpu;
@@ -10,6 +10,8 @@ use crate::window::Purpose;
 
 /// S bit of a descriptor: code or data, not a gate or system segment (APM 2, 4.7).
 const NOT_SYSTEM: u64 = 1 << 44;
+/// Type of a call gate, with the S bit (APM 2, 4.8.2): Linux has none.
+const CALL_GATE: u64 = 0x0c;
 
 impl Vcpu {
     /// Whether the #GP is a segment load that is now being stepped.
@@ -20,8 +22,13 @@ impl Vcpu {
             return false;
         }
         self.note_paging();
-        if self.descriptor(selector as u16).is_none_or(|d| d & NOT_SYSTEM == 0) {
-            return false;
+        match self.descriptor(selector as u16) {
+            Some(descriptor) if descriptor & NOT_SYSTEM != 0 => {}
+            Some(descriptor) if descriptor >> 40 & 0x1f == CALL_GATE => {
+                self.violation(Violation { rule: Rule::Instruction, frame: Frame(0), nearest: None });
+                return false;
+            }
+            _ => return false,
         }
         let rip = self.linear_rip();
         // Data frames only: what a window opens on must not be anything that is protected.
