@@ -251,12 +251,17 @@ impl Rules<'_> {
         let nearest = Some((place.page, at));
         let last = &self.pages[place.page as usize];
         // Zeros do not count: a page that is mostly padding would look like any empty frame.
-        let filled = last.iter().filter(|b| **b != 0).count();
-        let same = machine.page(frame).iter().zip(last).filter(|(a, b)| a == b && **b != 0).count();
+        let similar = || {
+            let pairs = machine.page(frame).iter().zip(last);
+            let count =
+                |(same, filled), (a, b): (&u8, &u8)| (same + (a == b && *b != 0) as u32, filled + (*b != 0) as u32);
+            let (same, filled) = pairs.fold((0, 0), count);
+            same * 2 >= filled
+        };
         let region = self.view.regions.at(self.view.region_of_page(place.page));
         let live = self.places[place.page as usize] as u64 == frame.0 || !made(Check::Live);
         let text = region.kind == RegionKind::ModuleText as u32 || !made(Check::ModuleInit);
-        if live && text && (same * 2 >= filled || !made(Check::Similar)) {
+        if live && text && (similar() || !made(Check::Similar)) {
             return self.put_back(machine, frame, place, at);
         }
         self.refuse(Rule::UnapprovedCode, frame, nearest)
