@@ -13,6 +13,8 @@ pub struct Programs {
     pub demo: PathBuf,
     /// `secvisor status`.
     pub status: PathBuf,
+    /// Attacks in great numbers.
+    pub storm: PathBuf,
 }
 
 /// Builds the guest's programs, which need no library there.
@@ -26,5 +28,5 @@ pub fn build() -> Result<Programs> {
         .run()
         .context("the guest's programs do not build (a static C library is needed: libc6-dev)")?;
     let built = out.join(TARGET).join("release");
-    Ok(Programs { demo: built.join("demo"), status: built.join("status") })
+    Ok(Programs { demo: built.join("demo"), status: built.join("status"), storm: built.join("storm") })
 }

@@ -1,10 +1,11 @@
 //! QEMU's control channel, just enough to learn how a machine ended and to poke it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -78,6 +79,17 @@ impl Monitor {
     pub fn told_of(&self, event: &str) -> bool {
         let event = format!("\"event\": \"{event}\"");
         self.said.try_iter().any(|line| line.contains(&event))
+    }
+
+    /// Writes so many bytes of the machine's physical memory to a file.
+    pub fn save_memory(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
+        const ID: &str = "save-memory";
+        let arguments = json!({ "val": address, "size": size, "filename": file });
+        writeln!(self.stream, "{}", json!({ "execute": "pmemsave", "arguments": arguments, "id": ID }))?;
+        let mut lines = std::iter::from_fn(|| self.said.recv_timeout(Duration::from_secs(10)).ok());
+        let answer = lines.find(|line| line.contains(ID)).context("QEMU does not answer")?;
+        ensure!(answer.contains("return"), "QEMU does not save memory: {answer}");
+        Ok(())
     }
 
     /// Why the machine stopped (`guest-shutdown`, `guest-reset`, ..), once QEMU has ended.

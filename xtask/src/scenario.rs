@@ -1,5 +1,16 @@
 //! Boots in QEMU, each a story with a verdict.
 
+mod bad_input;
+mod devices;
+mod loading;
+mod memory;
+mod nmi;
+mod patching;
+mod stage;
+mod storm;
+mod sweep;
+mod usermode;
+
 use crate::guest::End;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
@@ -8,30 +19,76 @@ use crate::qemu::{Boot, Machine};
 use crate::run::{self, CMDLINE, Loader};
 use crate::workspace;
 use anyhow::{Result, ensure};
+use stage::{Stage, Stages};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// One story.
 pub struct Scenario {
     /// What it shows.
     pub name: String,
+    /// Whether it takes so long that it is told only when it is named.
+    pub long: bool,
     /// Tells it; an error is its failure.
     pub run: Box<dyn Fn() -> Result<()>>,
 }
 
 /// Every story there is.
 pub fn all() -> Vec<Scenario> {
-    let on_each = |name: &str, run: fn(Line) -> Result<()>| {
-        Line::USUAL.map(|line| Scenario { name: format!("{name}-{}", line.name()), run: Box::new(move || run(line)) })
-    };
-    [
-        on_each("native-module", native_module),
-        on_each("demonstration", |line| run::demonstration(line, Loader::Direct)),
-        on_each("demonstration-bios", |line| run::demonstration(line, Loader::Bios)),
-        on_each("demonstration-uefi", |line| run::demonstration(line, Loader::Uefi)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let mut every = Collection::default();
+    every.on_each("native-module", native_module);
+    every.on_each("demonstration", |line| run::demonstration(line, Loader::Direct));
+    every.on("demonstration-bios", Line::Cloud61, |line| run::demonstration(line, Loader::Bios));
+    every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Loader::Uefi));
+    every.staged("usermode", usermode::same_lines);
+    every.staged("devices", devices::disks_and_network);
+    every.staged("patching", patching::switches);
+    every.staged("nmi", nmi::reaches_linux);
+    every.staged("footprint", memory::footprint);
+    every.staged("hypervisor-memory", memory::absent);
+    every.staged("storm-of-calls", storm::calls);
+    every.staged("storm-of-tampering", storm::tampering);
+    every.staged_on("wild-hypercalls", Line::Cloud612, storm::hypercalls);
+    for case in &bad_input::CASES {
+        every.staged_on(&format!("refuses-{}", case.name), Line::Cloud61, |stage| bad_input::refused(stage, case));
+    }
+
+    every.long = true;
+    every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Loader::Bios));
+    every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Loader::Uefi));
+    every.staged("some-modules", sweep::some);
+    every.staged("all-modules", sweep::all);
+    every.scenarios
+}
+
+/// Stories being collected.
+#[derive(Default)]
+struct Collection {
+    scenarios: Vec<Scenario>,
+    stages: Rc<Stages>,
+    /// Whether the next ones are.
+    long: bool,
+}
+
+impl Collection {
+    fn on(&mut self, name: &str, line: Line, run: impl Fn(Line) -> Result<()> + 'static) {
+        let name = format!("{name}-{}", line.name());
+        self.scenarios.push(Scenario { name, long: self.long, run: Box::new(move || run(line)) });
+    }
+
+    fn on_each(&mut self, name: &str, run: impl Fn(Line) -> Result<()> + Copy + 'static) {
+        Line::USUAL.into_iter().for_each(|line| self.on(name, line, run));
+    }
+
+    /// On the stage of this kernel, which is set when the first story needs it.
+    fn staged_on(&mut self, name: &str, line: Line, run: impl Fn(&Stage) -> Result<()> + 'static) {
+        let stages = self.stages.clone();
+        self.on(name, line, move |line| run(&*stages.get(line)?));
+    }
+
+    fn staged(&mut self, name: &str, run: impl Fn(&Stage) -> Result<()> + Copy + 'static) {
+        Line::USUAL.into_iter().for_each(|line| self.staged_on(name, line, run));
+    }
 }
 
 /// Without SecVisor a module of ours loads and unloads: the ground that refusals are measured against.

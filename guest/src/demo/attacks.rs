@@ -2,7 +2,7 @@
 
 use crate::done;
 use crate::outcome::{Ending, Outcome};
-use crate::vulnerable::{SMEP_AND_SMAP, Vulnerable};
+use secvisor_guest::vulnerable::{SMEP_AND_SMAP, Vulnerable};
 use std::fs;
 use std::io;
 use std::ptr;

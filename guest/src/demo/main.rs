@@ -9,13 +9,12 @@ mod attacks;
 mod kernel_log;
 mod modules;
 mod outcome;
-mod vulnerable;
 mod watch;
 
 use outcome::{Ending, Outcome};
+use secvisor_guest::vulnerable::Vulnerable;
 use std::io;
 use std::process::{Command, ExitCode};
-use vulnerable::Vulnerable;
 
 /// A step: what it says it did, or how it failed.
 type Step = fn() -> Result<Outcome, Outcome>;

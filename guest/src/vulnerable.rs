@@ -64,6 +64,7 @@ impl Protections {
 pub struct Vulnerable(File);
 
 impl Vulnerable {
+    /// Opens it.
     pub fn open() -> io::Result<Vulnerable> {
         Ok(Vulnerable(OpenOptions::new().read(true).write(true).open("/dev/vulnerable")?))
     }

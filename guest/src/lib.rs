@@ -1,0 +1,3 @@
+//! What the guest's programs share.
+
+pub mod vulnerable;
