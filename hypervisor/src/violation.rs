@@ -59,7 +59,7 @@ impl Vcpu {
         };
         let (module, symbol, offset) = at.unwrap_or(("-", "-", 0));
         report!(
-            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module} n={}{detail}",
+            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module}{detail} n={}",
             violation.rule.name(),
             violation.frame.address(),
             self.log.count,
