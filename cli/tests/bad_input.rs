@@ -314,15 +314,20 @@ fn modules_that_cannot_be_told_apart_or_found() {
     assert!(!place.path("out").exists());
 }
 
-/// A user of a module that is left out goes with it.
+/// A user of a module that is left out goes with it; named by itself it is refused, and nothing is written.
 #[test]
 fn modules_of_what_is_left_out() {
     let place = Place::new("users");
     let kernel = place.write("kernel", &synthetic::kernel());
-    let driver = place.write("driver.ko", &synthetic::driver(RELEASE));
-    let made = approve(&kernel, &[&driver], &place.path("out"));
+    let modules = place.path("modules");
+    std::fs::create_dir_all(&modules).unwrap();
+    std::fs::write(modules.join("driver.ko"), synthetic::driver(RELEASE)).unwrap();
+    let made = approve(&kernel, &[&modules], &place.path("out"));
     let errors = String::from_utf8_lossy(&made.stderr);
     assert!(made.status.success() && errors.contains("it needs helper"), "{errors}");
+    let line = refusal(&approve(&kernel, &[&modules.join("driver.ko")], &place.path("alone")));
+    assert!(line.contains("it needs helper"), "{line}");
+    assert!(!place.path("alone").exists());
 }
 
 #[test]
