@@ -336,6 +336,7 @@ fn alpha_text() -> RegionSpec {
     sites.push(site(page + 0x40, Kind::Abs32(To::Var(A_TEXT, 0x80))));
     sites.push(site(2 * page - 3, returns()));
     sites.push(site(2 * page + 0x10, Kind::Ftrace));
+    sites.push(site(2 * page + 0x40, Kind::StaticCall(To::Var(B_TEXT, 0x40))));
     sites.push(site(3 * page - 4, Kind::StaticCall(To::Kernel(TRAMPOLINE))));
     RegionSpec {
         module: 0,

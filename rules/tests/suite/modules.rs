@@ -488,6 +488,31 @@ fn a_static_call_into_the_page_that_is_being_verified() {
     }
 }
 
+/// A static call of a module that has not run yet shows where that is, if it is one.
+#[test]
+fn a_static_call_of_a_module_nobody_has_seen() {
+    let vars = usual_vars();
+    let at = vars[0] + 2 * PAGE64 + 0x40;
+    let linked = s::branch(0xe8, at, vars[s::B_TEXT as usize] + 0x40);
+    let wrong = [
+        s::branch(0xe9, at, vars[s::B_TEXT as usize] + 0x40),
+        s::branch(0xe8, at, vars[s::B_TEXT as usize] + 0x41),
+        s::branch(0xe8, at, s::MODULES.start - PAGE64 + 0x40),
+        s::branch(0xe8, at, s::LABEL),
+        vec![0xff, 0xe0, 0x90, 0x90, 0x90],
+    ];
+    for (bytes, right) in wrong.iter().map(|w| (w, false)).chain([(&linked, true)]) {
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        for (i, byte) in bytes.iter().enumerate() {
+            set_byte(&mut world, at + i as u64, *byte);
+        }
+        assert_eq!(world.fetch_module(s::ALPHA, 2, &vars) == Outcome::Runs, right, "{bytes:02x?}");
+        let bound = if right { vars[s::B_TEXT as usize] } else { 0 };
+        assert_eq!(world.rules.variable(s::B_TEXT as usize), bound);
+    }
+}
+
 /// The guest's own tables decide nothing: whoever changes them can join two halves that do not belong together
 /// neither by hiding the neighbour nor by showing another.
 #[test]
