@@ -195,7 +195,14 @@ impl Rules<'_> {
             let other = self.view.regions.at(index);
             let at = if other.module == NONE { 0 } else { self.vars[other.base as usize] };
             let overlaps = at != 0 && at < end && base < at + other.pages as u64 * PAGE as u64;
-            if overlaps && other.module != own && made(Check::Overlapped) {
+            if !overlaps || other.module == own || !made(Check::Overlapped) {
+                continue;
+            }
+            if other.kind == RegionKind::ModuleInit as u32 {
+                // Linux frees init text as soon as it has run: the instance goes on without it.
+                self.forget_region(machine, &other);
+                self.vars[other.base as usize] = 0;
+            } else {
                 self.supersede(machine, other.module);
                 ended = true;
             }
@@ -229,13 +236,18 @@ impl Rules<'_> {
     fn forget_pages(&mut self, machine: &mut impl Machine, module: u32) {
         let m = self.view.modules.at(module as usize);
         for region in self.view.regions.range(m.first_region as usize, m.regions as usize) {
-            for page in region.first_page..region.first_page + region.pages {
-                let frame = Frame(self.places[page as usize] as u64);
-                if self.places[page as usize] != NO_FRAME && self.frames.get(frame) == FrameState::Approved(page) {
-                    self.demote(machine, frame, page);
-                }
-                self.places[page as usize] = NO_FRAME;
+            self.forget_region(machine, &region);
+        }
+    }
+
+    /// Makes every approved page of a region data.
+    fn forget_region(&mut self, machine: &mut impl Machine, region: &Region) {
+        for page in region.first_page..region.first_page + region.pages {
+            let frame = Frame(self.places[page as usize] as u64);
+            if self.places[page as usize] != NO_FRAME && self.frames.get(frame) == FrameState::Approved(page) {
+                self.demote(machine, frame, page);
             }
+            self.places[page as usize] = NO_FRAME;
         }
     }
 
