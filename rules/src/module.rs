@@ -183,8 +183,8 @@ impl Rules<'_> {
         inside == (place.page - region.first_page) as u64 * PAGE as u64
     }
 
-    /// Ends the instances of other modules whose code lies where that of this variable is placed: Linux has unloaded them.
-    /// Whether there was one.
+    /// Ends what other modules have where the code of this variable is placed: an instance that Linux has unloaded, or the
+    /// init text it has freed. Whether there was any.
     fn end_overlapped(&mut self, machine: &mut impl Machine, var: u32, base: u64) -> bool {
         let own = self.view.vars.at(var as usize).module;
         let code = |r: &Region| r.module != NONE && r.base == var as u64;
@@ -198,13 +198,13 @@ impl Rules<'_> {
             if !overlaps || other.module == own || !made(Check::Overlapped) {
                 continue;
             }
+            ended = true;
             if other.kind == RegionKind::ModuleInit as u32 {
                 // Linux frees init text as soon as it has run: the instance goes on without it.
                 self.forget_region(machine, &other);
                 self.vars[other.base as usize] = 0;
             } else {
                 self.supersede(machine, other.module);
-                ended = true;
             }
         }
         ended
