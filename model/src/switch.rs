@@ -82,11 +82,11 @@ macro_rules! list {
 }
 
 /// All of them.
-pub const ALL: [Switch; 60] = list! {
+pub const ALL: [Switch; 58] = list! {
     Part: RightsByFrame EveryAlias;
     Rule: Freeze Bytes Site Int3 Function Pinned Chosen BootOnly Straddler Neighbour HalfField Reach OneUnfinished
-        Patchable InitPutBack InitFreed AfterBoot ModuleRange VarRange Base Relocation Again Supersede Dependents
-        Overlapped Placed Emptied OneFrame Live Similar ModuleInit;
+        InitPutBack InitFreed AfterBoot ModuleRange VarRange Base Relocation Again Supersede Dependents
+        Overlapped Placed OneFrame Live Similar ModuleInit;
     Part: DeviceMarked HypervisorMarked HypervisorAbsent DataNoExecute BothViews FlushRights FlushAllAsids FlushWindow
         FlushWrap FreshAsid FirstUser WindowTrap WindowSyscall WindowEvent WindowData WindowWrite Scratch Exceptions
         Interrupts Nmis SoftwareInterrupts Icebp SyscallOff SysenterOff GdtHidden LdtHidden;

@@ -35,8 +35,6 @@ pub enum Check {
     Reach,
     /// Only one site may be unfinished.
     OneUnfinished,
-    /// Only a site that stays mutable may be unfinished.
-    Patchable,
     /// Init text is never put back.
     InitPutBack,
     /// Init text that was freed never runs again.
@@ -61,8 +59,6 @@ pub enum Check {
     Overlapped,
     /// What a page is placed by is still known once that has ended.
     Placed,
-    /// What a frame held before is not in it any more.
-    Emptied,
     /// A page of a module is approved in one frame.
     OneFrame,
     /// Only a page that was approved in this frame is put back.

@@ -168,9 +168,6 @@ impl Rules<'_> {
                 Err(Mismatch(at)) => return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at))),
             }
         }
-        // Whatever this frame held before is not in it any more.
-        let before = self.places.iter_mut().filter(|p| **p as u64 == frame.0 && made(Check::Emptied));
-        before.for_each(|p| *p = NO_FRAME);
         self.pages[place.page as usize].copy_from_slice(machine.page(frame));
         self.learn(place, &Bindings::new(0..0));
         self.approve(machine, frame, place.page, found.proof)

@@ -76,14 +76,12 @@ impl Rules<'_> {
         let last = &self.pages[place.page as usize];
         let context = self.context(place);
         let mut unfinished = None;
-        let mut excuse = |site: &Site, range: Range<usize>| {
-            let first = place.patching
-                && (unfinished.is_none() || !made(Check::OneUnfinished))
-                && (context.patchable(site) || !made(Check::Patchable));
-            if first {
-                unfinished = Some(range.clone());
+        let mut excuse = |range: Range<usize>| {
+            if place.patching && (unfinished.is_none() || !made(Check::OneUnfinished)) {
+                unfinished = Some(range);
+                return Ok(());
             }
-            if first { Ok(()) } else { Err(Mismatch(range.start as u16)) }
+            Err(Mismatch(range.start as u16))
         };
         let mut at = self.before(machine, bytes, &context, place, binds, &mut excuse)?;
         for index in self.view.sites_of(place.page as usize) {
@@ -93,7 +91,7 @@ impl Rules<'_> {
             let va = place.va + offset as u64;
             if offset + len > PAGE {
                 if !self.straddler(machine, bytes, &context, place, &site, binds) {
-                    excuse(&site, offset..PAGE)?;
+                    excuse(offset..PAGE)?;
                 }
                 at = PAGE;
                 break;
@@ -101,7 +99,7 @@ impl Rules<'_> {
             let seen = Seen { bytes: &bytes[offset..offset + len], low: 0, high: len };
             let last = &last[offset..offset + len];
             if !context.allows(&site, va, &seen, last, binds) {
-                excuse(&site, offset..offset + len)?;
+                excuse(offset..offset + len)?;
             }
             at = offset + len;
         }
@@ -117,7 +115,7 @@ impl Rules<'_> {
         context: &Context<'_, '_>,
         place: &Place,
         binds: &mut Bindings,
-        excuse: &mut impl FnMut(&Site, Range<usize>) -> Result<(), Mismatch>,
+        excuse: &mut impl FnMut(Range<usize>) -> Result<(), Mismatch>,
     ) -> Result<usize, Mismatch> {
         let region = self.view.regions.at(self.view.region_of_page(place.page));
         if place.page == region.first_page {
@@ -141,7 +139,7 @@ impl Rules<'_> {
         let seen = Seen { bytes: &whole[..len], low: if neighbour.is_some() { 0 } else { first }, high: len };
         let va = place.va - first as u64;
         if !context.allows(&site, va, &seen, &last[..len], binds) {
-            excuse(&site, 0..len - first)?;
+            excuse(0..len - first)?;
         }
         Ok(len - first)
     }

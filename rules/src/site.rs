@@ -28,8 +28,8 @@ impl Seen<'_> {
         self.low == 0 && self.high == self.bytes.len()
     }
     /// Whether the site is being changed between two values by the INT3 protocol: the first byte is INT3, the tail that
-    /// of one or the other. A tail that is half written is seen only from code in the same page, see
-    /// [`Context::patchable`].
+    /// of one or the other. A tail that is half written is seen only from code in the same page
+    /// ([`crate::page::Match::unfinished`]).
     fn pokes(&self, a: &[u8], b: &[u8]) -> bool {
         let int3 = self.low > 0 || self.bytes[0] == INT3 || !made(Check::Int3);
         let low = self.low.max(1);
@@ -271,17 +271,6 @@ impl<'a> Context<'_, 'a> {
         let (index, _) = fitting.next()?;
         let only = fitting.next().is_none();
         only.then(|| self.conditions(template, index))
-    }
-
-    /// Whether Linux may be found writing this site from code in the same page: before the first user-mode
-    /// instruction any site, later those that stay mutable.
-    pub(crate) fn patchable(&self, site: &Site) -> bool {
-        use SiteKind::*;
-        match site.kind() {
-            Some(Jump2 | Jump5 | Ftrace | FtraceCall | StaticCall | StaticJump | Trampoline) => true,
-            Some(Choice | Const) => self.phase == Phase::Boot,
-            Some(Abs32 | Rel32 | Abs64) | None => false,
-        }
     }
 
     fn constant(&self, site: &Site, seen: &Seen<'_>) -> bool {
