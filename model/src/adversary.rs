@@ -1,5 +1,5 @@
 //! What the adversary can do: anything a guest kernel, a user program or a device can
-use crate::bytes::{CALL, CHOICE, EDGE, IMAGE, LABEL, Page, SLOTS};
+use crate::bytes::{CALL, CHOICE, EDGE, IMAGE, LABEL, Page};
 use crate::machine::Step;
 use crate::state::{NONE, Purpose, Right, SCRATCH, View, W, X};
 use crate::switch::{Part, Switch};
@@ -231,7 +231,7 @@ impl Step<'_, '_> {
                 base + self.chooser.among(list) as u64
             }
             Some(base) if world.kernel_page(frame) != Some(Page::Init) || !self.state.ghost.freed => base,
-            _ => self.chooser.among(&[SLOTS[0], SLOTS[1], SLOTS[2], IMAGE - 0x1000]),
+            _ => self.chooser.among(&world.addresses),
         };
         self.chooser.tell(|| format!("the kernel executes at {va:#x}, mapped to {name}"));
         if frame == HYPERVISOR && self.has(Part::HypervisorMarked) || frame == DEVICE && self.has(Part::DeviceMarked) {

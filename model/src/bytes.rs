@@ -8,10 +8,10 @@ use secvisor_approval::{PAGE, PageBytes};
 
 /// Where the kernel is linked.
 pub const IMAGE: u64 = 0xffff_ffff_8100_0000;
-/// Where modules may be. Code goes to the first three pages ([`SLOTS`]), data far behind.
+/// Where modules may be. Code goes to the first pages and to the last ([`SLOTS`]), data in between.
 pub const MODULES: std::ops::Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_c010_0000;
-/// The virtual pages at which module code is tried.
-pub const SLOTS: [u64; 3] = [MODULES.start, MODULES.start + 0x1000, MODULES.start + 0x2000];
+/// The virtual pages at which module code begins: two side by side, and the last that modules may have.
+pub const SLOTS: [u64; 3] = [MODULES.start, MODULES.start + 0x1000, MODULES.end - 0x1000];
 /// Where a module's data may be: two places that differ in both halves of a 32-bit field, and one outside of the range.
 pub const DATA: [u64; 3] = [MODULES.start + 0x8_0000, MODULES.start + 0xa_3000, MODULES.end + 0x5000];
 /// A feature that the kernel's sites show, word 9, bit 20 as in Linux.
@@ -23,6 +23,8 @@ pub const A_TEXT: u32 = 0;
 pub const A_DATA: u32 = 1;
 /// As above.
 pub const B_TEXT: u32 = 2;
+/// Where C is the only module.
+pub const C_TEXT: u32 = 0;
 /// Most variables.
 pub const VARS: usize = 3;
 
@@ -43,6 +45,10 @@ pub enum Page {
     A,
     /// Init text of module B, which calls A.
     B,
+    /// Text of module C: a choice, its own address, and the first half of a jump label across the border.
+    C0,
+    /// As above: the second half, its own address.
+    C1,
 }
 
 /// Most pages of an approval.
@@ -57,6 +63,8 @@ pub enum Modules {
     One,
     /// A, with one page, and B, which calls it.
     Two,
+    /// C.
+    Label,
 }
 
 impl Modules {
@@ -66,6 +74,7 @@ impl Modules {
             Self::None => &[],
             Self::One => &[Page::A0, Page::A1],
             Self::Two => &[Page::A, Page::B],
+            Self::Label => &[Page::C0, Page::C1],
         }
     }
 }
@@ -121,11 +130,11 @@ pub struct Content {
     pub page: Option<Page>,
     /// All bytes that are no site are as they must be.
     pub sound: bool,
-    /// The choice in K0 and A0.
+    /// The choice in K0, A0 and C0.
     pub choice: Choice,
     /// The jump label in K0 and in init text.
     pub label: Label,
-    /// This page's half of the jump label across K0 and K1.
+    /// This page's half of the jump label across K0 and K1, or C0 and C1.
     pub edge: Label,
     /// The static call in K1.
     pub call: Call,
@@ -201,11 +210,25 @@ impl Content {
                 put(FIELD, &relative(slot, FIELD, SLOTS[self.text as usize]));
                 put(OWN, &(slot as u32 + 0x100).to_le_bytes());
             }
+            Page::C0 => {
+                put(CHOICE, choice);
+                put(OWN, &(slot as u32 + 0x100).to_le_bytes());
+                put(EDGE, &edge(self.edge)[..3]);
+            }
+            Page::C1 => {
+                put(0, &edge(self.edge)[3..]);
+                put(OWN, &(slot as u32 + 0x100).to_le_bytes());
+            }
         }
         if !self.sound {
             bytes[BODY] ^= 0x55;
         }
         bytes
+    }
+
+    /// The virtual address a page of a module belongs at.
+    pub fn place(&self) -> u64 {
+        SLOTS[self.slot as usize] + if matches!(self.page, Some(Page::A1 | Page::C1)) { 0x1000 } else { 0 }
     }
 }
 
@@ -289,13 +312,29 @@ pub fn approval(text: usize, modules: Modules) -> Vec<u8> {
     region(&mut b, NONE, RegionKind::KernelText, IMAGE, &[Page::K0, Page::K1][..text], sites);
     let init = IMAGE + (text * PAGE) as u64;
     region(&mut b, NONE, RegionKind::KernelInit, init, &[Page::Init], vec![site(LABEL, SiteKind::Jump2, 0, 0x10)]);
-    if modules != Modules::None {
+    if modules == Modules::Label {
+        assert_eq!(b.module("c", &[VarClass::Code]), (0, C_TEXT));
+        b.begin_module(0);
+        // Of these forms only boot's own is impossible whatever the CPU has.
+        let bare = |cond, bytes: &[u8]| VariantDef { cond, bytes: bytes.to_vec(), fixes: Vec::new() };
+        let forms = vec![bare(cond::BOOT_ONLY, &[0x90; 3]), bare(SMAP | cond::NOT, &WEAK), bare(SMAP, &STRONG)];
+        let choice = b.template(&TemplateDef(forms)).expect(FEW);
+        let own = b.local_expr(C_TEXT, 0x100).expect(FEW);
+        let sites = vec![
+            site(OWN, SiteKind::Abs32, own, 0),
+            site(CHOICE, SiteKind::Choice, choice, 0),
+            site(EDGE, SiteKind::Jump5, 0, FAR),
+            site(PAGE + OWN, SiteKind::Abs32, own, 0),
+        ];
+        region(&mut b, 0, RegionKind::ModuleText, C_TEXT as u64, &[Page::C0, Page::C1], sites);
+    }
+    if matches!(modules, Modules::One | Modules::Two) {
         assert_eq!(b.module("a", &[VarClass::Code, VarClass::Data]), (0, A_TEXT));
     }
     if modules == Modules::Two {
         assert_eq!(b.module("b", &[VarClass::Code]), (1, B_TEXT));
     }
-    if modules != Modules::None {
+    if matches!(modules, Modules::One | Modules::Two) {
         b.begin_module(0);
         let data = b.local_expr(A_DATA, 0).expect(FEW);
         let own = b.local_expr(A_TEXT, 0x100).expect(FEW);

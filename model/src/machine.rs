@@ -161,7 +161,7 @@ impl<'w> Machine<'w> {
             tlb: [[0; FRAMES]; ASIDS],
             taken_back: 0,
         };
-        let ghost = Ghost { booted: false, pinned: Choice::Linked, chosen: None, freed: false };
+        let ghost = Ghost { booted: false, pinned: Choice::Linked, chosen: None, freed: false, last: [NONE; PAGES] };
         let mut state = State { rules, content, rights, cpus: [cpu; CPUS], ghost, aliased: 0 };
         for cpu in 0..self.options.cpus {
             self.load_tlb(&mut state, cpu);
@@ -235,9 +235,8 @@ impl<'w> Machine<'w> {
         };
         remembered.rest = self.rests.number(rules.rest());
         remembered.places = places.map(small);
-        // Pages are verified where something is approved.
-        let verified = ending == Ending::Resume && !matches!(event, Event::Write { .. });
-        for page in (0..count).filter(|_| verified) {
+        // A write verifies nothing.
+        for page in (0..count).filter(|_| !matches!(event, Event::Write { .. })) {
             if self.pages[page] != *world.bytes(self.loaded[page]) {
                 self.loaded[page] = world.id(&self.pages[page]);
             }
@@ -580,11 +579,12 @@ impl Hardware for Ram<'_> {
         if page == Page::Init {
             self.break_property("freed init text is put back");
         }
-        if page.module() {
-            let number = self.world.number(page).expect("a page there is");
-            if old.page != Some(page) || page == Page::B || self.state.rules.places[number] != frame as u8 {
-                self.break_property("a page is put back into a recycled frame");
-            }
+        let belongs = match self.world.number(page).filter(|_| page.module()) {
+            Some(number) => old.page == Some(page) && page != Page::B && self.state.ghost.last[number] == frame as u8,
+            None => self.world.kernel_page(frame) == Some(page),
+        };
+        if !belongs {
+            self.break_property("a page is put back into a recycled frame");
         }
         self.chooser.tell(|| format!("{} is put back", self.world.content(new)));
         self.content[frame].set(new);

@@ -46,7 +46,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut worlds = vec![World::views(), World::kernel(), World::module(), World::modules()];
+    let mut worlds = vec![World::views(), World::kernel(), World::module(), World::modules(), World::label()];
     worlds.retain(|w| arguments.world.as_ref().is_none_or(|name| w.name == name));
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let start = Instant::now();

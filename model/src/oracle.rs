@@ -3,10 +3,12 @@
 //! The oracle knows what pages of memory hold in the words of [`Content`], never as bytes, and what Linux has chosen.
 use std::fmt;
 
-use crate::bytes::{Call, Choice, Content, DATA, EDGE, LABEL, LABEL_LEN, Label, Page, SLOTS};
+use crate::bytes::{Call, Choice, Content, DATA, EDGE, LABEL, LABEL_LEN, Label, MODULES, Page};
 use crate::machine::{Machine, Step};
 use crate::state::{NONE, Purpose, Right, SCRATCH, State, View, W, X};
 use crate::world::{ANY, DEVICE, FRAMES, HYPERVISOR, KERNEL};
+
+const MIXED: &str = "halves of two values are executable at CPL 0";
 
 /// Most bytes that run before a trap counts.
 const REACH: usize = 30;
@@ -95,22 +97,25 @@ impl Machine<'_> {
         if state.rights[other] != Right::Executable || state.content[other] == ANY {
             return None;
         }
-        let beside = self.world.content(state.content[other]);
-        let (head, tail) = if page == Page::K0 { (c.edge, beside.edge) } else { (beside.edge, c.edge) };
-        (head != Label::Changing && head != tail).then_some("halves of two values are executable at CPL 0")
+        mixed(c, self.world.content(state.content[other])).then_some(MIXED)
     }
 
     fn judge_module(&self, state: &State, frame: usize, c: &Content, page: Page) -> Option<&'static str> {
         let data =
             !matches!(page, Page::A0 | Page::A1 | Page::A) || c.data == c.edge_data && DATA[c.data as usize] < DATA[2];
-        if !data || c.choice == Choice::Evil || page == Page::A0 && c.choice == Choice::Linked {
+        let chooses = matches!(page, Page::A0 | Page::C0);
+        let wrong = c.choice == Choice::Evil || chooses && c.choice == Choice::Linked || c.edge == Label::Half;
+        if !data || wrong {
             return Some("unapproved bytes are executable at CPL 0");
         }
-        if page == Page::A0 && state.ghost.chosen.is_some_and(|chosen| chosen != c.choice) {
+        if !MODULES.contains(&c.place()) {
+            return Some("a page of a module is executable outside of the modules' range");
+        }
+        if chooses && state.ghost.chosen.is_some_and(|chosen| chosen != c.choice) {
             return Some("a module disagrees with what boot has chosen");
         }
         let text = |c: &Content| match c.page {
-            Some(Page::A0 | Page::A1 | Page::A) => Some(c.slot),
+            Some(Page::A0 | Page::A1 | Page::A | Page::C0 | Page::C1) => Some(c.slot),
             Some(Page::B) => Some(c.text),
             _ => None,
         };
@@ -124,11 +129,14 @@ impl Machine<'_> {
             }
             let Some(beside_page) = beside.page.filter(|p| p.module()) else { continue };
             let both = page <= Page::A1 && beside_page <= Page::A1;
-            if place(c) == place(beside) {
+            if c.place() == beside.place() {
                 return Some("two pages are executable that belong at one address");
             }
             if text(c) != text(beside) || both && c.data != beside.data {
                 return Some("pages of two instances of a module are executable at CPL 0");
+            }
+            if matches!(page, Page::C0 | Page::C1) && mixed(c, beside) {
+                return Some(MIXED);
             }
         }
         None
@@ -158,10 +166,14 @@ impl Step<'_, '_> {
             return;
         }
         ghost.freed |= rights[world.init] == Right::Data;
-        for frame in 0..FRAMES {
-            if rights[frame] == Right::Executable && content[frame] != ANY && ghost.chosen.is_none() {
-                let c = world.content(content[frame]);
-                ghost.chosen = known(c.choice).filter(|_| c.page == Some(Page::A0));
+        for frame in (0..FRAMES).filter(|f| rights[*f] == Right::Executable && content[*f] != ANY) {
+            let c = world.content(content[frame]);
+            let Some(page) = c.page.filter(|page| page.module()) else { continue };
+            if page != Page::B {
+                ghost.last[world.number(page).expect("a page there is")] = frame as u8;
+            }
+            if ghost.chosen.is_none() && matches!(page, Page::A0 | Page::C0) {
+                ghost.chosen = known(c.choice);
             }
         }
     }
@@ -172,7 +184,7 @@ impl Step<'_, '_> {
             return;
         }
         let c = self.machine.world.content(self.state.content[frame]);
-        if c.page.is_some_and(Page::module) && place(c) != va {
+        if c.page.is_some_and(Page::module) && c.place() != va {
             self.wrong = self.wrong.or(Some("a page of a module is approved away from its place"));
         }
     }
@@ -214,9 +226,11 @@ impl Step<'_, '_> {
     }
 }
 
-/// Where a page of a module belongs.
-fn place(c: &Content) -> u64 {
-    SLOTS[c.slot as usize] + if c.page == Some(Page::A1) { 0x1000 } else { 0 }
+/// Whether the halves of the jump label across two pages, of which this is one, are of two values.
+fn mixed(c: &Content, beside: &Content) -> bool {
+    let first = matches!(c.page, Some(Page::K0 | Page::C0));
+    let (head, tail) = if first { (c.edge, beside.edge) } else { (beside.edge, c.edge) };
+    head != Label::Changing && head != tail
 }
 
 /// What a choice says of the CPU.
@@ -231,9 +245,10 @@ impl fmt::Display for Content {
         let mut notes = Vec::new();
         let mut note = |applies: bool, text: String| notes.extend(applies.then_some(text));
         note(!self.sound, "one byte changed".into());
-        note(matches!(page, Page::K0 | Page::A0), format!("choice {:?}", self.choice));
+        note(matches!(page, Page::K0 | Page::A0 | Page::C0), format!("choice {:?}", self.choice));
         note(matches!(page, Page::K0 | Page::Init) && self.label != Label::Nop, format!("label {:?}", self.label));
-        note(matches!(page, Page::K0 | Page::K1) && self.edge != Label::Nop, format!("label across {:?}", self.edge));
+        let across = matches!(page, Page::K0 | Page::K1 | Page::C0 | Page::C1);
+        note(across && self.edge != Label::Nop, format!("label across {:?}", self.edge));
         note(page == Page::K1 && self.call != Call::Linked, format!("call {:?}", self.call));
         note(page.module(), format!("for slot {}", self.slot));
         note(matches!(page, Page::A0 | Page::A1 | Page::A), format!("data {}", self.data));

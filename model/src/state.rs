@@ -109,6 +109,8 @@ pub struct Ghost {
     pub chosen: Option<Choice>,
     /// The kernel has freed its init text.
     pub freed: bool,
+    /// The frame in which each page of a module's text was last executable at CPL 0, in the approval's order.
+    pub last: [u8; PAGES],
 }
 
 /// A state of the whole machine.
@@ -153,6 +155,7 @@ impl State {
             }
         }
         state.rules.places = self.rules.places.map(new);
+        state.ghost.last = self.ghost.last.map(new);
         for cpu in &mut state.cpus {
             cpu.patching = new(cpu.patching);
             if let Some(window) = &mut cpu.window {
@@ -164,8 +167,10 @@ impl State {
 
     /// All there is to say about a frame, wherever it is.
     pub fn description(&self, frame: usize) -> impl Ord + use<> {
-        let places =
-            self.rules.places.iter().enumerate().map(|(p, f)| ((*f as usize == frame) as u32) << p).sum::<u32>();
+        let here = |list: &[u8; PAGES]| {
+            list.iter().enumerate().map(|(p, f)| ((*f as usize == frame) as u32) << p).sum::<u32>()
+        };
+        let places = (here(&self.rules.places), here(&self.ghost.last));
         let of = |cpu: &Cpu| {
             let window = cpu.window.map(|w| w.frames.map(|f| f as usize == frame));
             (cpu.tlb.map(|t| t[frame]), cpu.patching as usize == frame, window)

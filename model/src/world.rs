@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use secvisor_approval::view::View;
 use secvisor_approval::{PAGE, PageBytes, open};
 
-use crate::bytes::{self, Call, Choice, Content, Label, Modules, PAGES, Page};
+use crate::bytes::{self, Call, Choice, Content, IMAGE, Label, MODULES, Modules, PAGES, Page, SLOTS};
 
 /// Number of frames of a machine: the hypervisor's, a device's, the kernel's and its init text's, and ordinary memory.
 pub const FRAMES: usize = 7;
@@ -37,6 +37,9 @@ pub struct World {
     /// What makes a difference in a frame beside the one that is looked at: of that only the ends are looked at, where
     /// sites lie across the border.
     pub beside: Vec<Id>,
+    /// Virtual pages at which the kernel executes what is not its own: where code of modules belongs, and outside of
+    /// the modules' range.
+    pub addresses: Vec<u64>,
     /// What there is.
     contents: Vec<Content>,
     bytes: Vec<PageBytes>,
@@ -109,6 +112,25 @@ impl World {
         Self::new("modules", 1, Modules::Two, 2, all)
     }
 
+    /// A module of two pages with a jump label across their border, at either end of the modules' range.
+    pub fn label() -> Self {
+        let mut all = choices();
+        all.extend(init());
+        let at = |slot, edge| Content { slot, edge, choice: Choice::Strong, ..Content::of(Page::C0) };
+        for slot in [0, 2] {
+            all.extend([Label::Nop, Label::Jump, Label::Changing].map(|edge| at(slot, edge)));
+        }
+        let nop = at(0, Label::Nop);
+        all.extend([Choice::Linked, Choice::Weak, Choice::Evil].map(|choice| Content { choice, ..nop }));
+        all.extend([Content { sound: false, ..nop }, at(0, Label::Half)]);
+        let at = |slot, edge| Content { slot, edge, ..Content::of(Page::C1) };
+        for slot in [0, 2] {
+            all.extend([Label::Nop, Label::Jump].map(|edge| at(slot, edge)));
+        }
+        all.extend([Content { sound: false, ..at(0, Label::Nop) }, at(0, Label::Half)]);
+        Self::new("label", 1, Modules::Label, 2, all)
+    }
+
     fn new(name: &'static str, text: usize, modules: Modules, asids: usize, contents: Vec<Content>) -> Self {
         let file: &'static mut [u8] = bytes::approval(text, modules).leak();
         let (_, view, pages) = open::open(file).expect("a sound approval");
@@ -125,6 +147,7 @@ impl World {
             asids,
             options: Default::default(),
             beside: Vec::new(),
+            addresses: Vec::new(),
             contents: Vec::new(),
             bytes: Vec::new(),
             known: HashMap::new(),
@@ -143,6 +166,12 @@ impl World {
         let mut ends = HashSet::new();
         let end = |id: &Id| (world.bytes(*id)[..2].to_vec(), world.bytes(*id)[PAGE - 3..].to_vec());
         world.beside = (0..world.contents.len() as Id).filter(|id| ends.insert(end(id))).collect();
+        let of_modules = world.contents.iter().filter(|c| c.page.is_some_and(Page::module));
+        let mut addresses: Vec<u64> = of_modules.map(Content::place).collect();
+        addresses.extend([SLOTS[0], MODULES.end, IMAGE - PAGE as u64]);
+        addresses.sort_unstable();
+        addresses.dedup();
+        world.addresses = addresses;
         world
     }
 
