@@ -107,7 +107,7 @@ impl Step<'_, '_> {
                 Some(())
             }
             Kernel::Remap => {
-                let frame = self.machine.world.free();
+                let frame = self.frame(|s, f| f >= s.machine.world.free())?;
                 self.chooser.tell(|| format!("the virtual page of K0 is remapped to frame {frame}"));
                 self.cpu().tlb[0][frame] |= X;
                 Some(())

@@ -4,11 +4,13 @@
 //! been given in every combination. So a step reads like one story, and the list of answers names it.
 use std::cell::{Cell, RefCell};
 
+/// Answers, each with the number there were to choose from.
+pub type Answers = Vec<(u16, u16)>;
+
 /// Answers questions; see the module.
 #[derive(Default)]
 pub struct Chooser {
-    /// Answers so far, each with the number there were to choose from.
-    answers: RefCell<Vec<(u16, u16)>>,
+    answers: RefCell<Answers>,
     next: Cell<usize>,
     story: RefCell<Option<Vec<String>>>,
 }
@@ -17,6 +19,17 @@ impl Chooser {
     /// One that keeps the story of each step, for people to read.
     pub fn telling() -> Self {
         Self { story: RefCell::new(Some(Vec::new())), ..Self::default() }
+    }
+
+    /// One that begins with these answers.
+    #[cfg(test)]
+    pub fn answering(answers: Answers) -> Self {
+        Self { answers: RefCell::new(answers), ..Self::default() }
+    }
+
+    /// The answers given since the last [`Self::advance`], each with the number there were to choose from.
+    pub fn answers(&self) -> Answers {
+        self.answers.borrow().clone()
     }
 
     /// One of `n` numbers, from 0.
@@ -89,5 +102,28 @@ mod tests {
             }
         }
         assert_eq!(seen, [(0, 9), (1, 0), (1, 1), (2, 9)]);
+    }
+
+    #[test]
+    fn answers_can_be_given_again() {
+        let chooser = Chooser::default();
+        let ask = |chooser: &Chooser| (chooser.among(&['a', 'b']), chooser.choose(3));
+        ask(&chooser);
+        assert!(chooser.advance());
+        let second = ask(&chooser);
+        assert_eq!(chooser.answers(), [(0, 2), (1, 3)]);
+        assert_eq!(ask(&Chooser::answering(chooser.answers())), second);
+    }
+
+    #[test]
+    fn a_story_is_one_step_long() {
+        let chooser = Chooser::telling();
+        chooser.choose(2);
+        chooser.tell(|| "one".into());
+        chooser.tell(|| "two".into());
+        assert_eq!(chooser.story(), "one, two");
+        assert!(chooser.advance());
+        assert_eq!(chooser.story(), "");
+        Chooser::default().tell(|| unreachable!("nobody reads it"));
     }
 }

@@ -42,7 +42,7 @@ pub struct Options {
 pub struct Machine<'w> {
     pub world: &'w World,
     pub options: Options,
-    rests: &'w Rests,
+    rests: Arc<Rests>,
     pages: Vec<PageBytes>,
     /// What `pages` hold.
     loaded: Vec<Id>,
@@ -104,7 +104,7 @@ pub enum Ending {
 
 impl<'w> Machine<'w> {
     /// A machine for this thread.
-    pub fn new(world: &'w World, rests: &'w Rests, options: Options) -> Self {
+    pub fn new(world: &'w World, rests: Arc<Rests>, options: Options) -> Self {
         let loaded: Vec<Id> = (0..world.pages.len()).map(|p| world.reference(p)).collect();
         let pages = loaded.iter().map(|id| *world.bytes(*id)).collect();
         let this = Self { world, options, rests, pages, loaded, known: HashMap::new() };

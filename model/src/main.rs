@@ -1,117 +1,125 @@
-//! Tries everything an adversary can do, against the real rules on small machines
-//!
-//! `docs/model.md` says what is covered and what is not.
-mod adversary;
-mod bytes;
-mod chooser;
-mod machine;
-mod oracle;
-mod search;
-mod state;
-mod switch;
-mod world;
-
+//! The model's program: what to explore, and how to show it
+use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::Parser;
-use machine::Options;
-use search::explore;
-use serde_json::{Map, Value, json};
-use switch::Switch;
-use world::World;
+use clap::builder::RangedU64ValueParser;
+use secvisor_model::{Switch, World, checks, examine, explore, named, without};
+use serde_json::json;
 
-/// How to explore.
+/// Try everything an adversary can do on small machines; then leave out every check, one at a time, and show what that
+/// lets happen.
 #[derive(Parser)]
+#[command(name = "secvisor-model")]
 struct Arguments {
     /// End with one JSON object on a line of its own
     #[arg(long)]
     json: bool,
-    /// Only what takes less than a minute: not every machine as a whole
-    #[arg(long)]
-    quick: bool,
-    /// Number of CPUs
-    #[arg(long, default_value_t = 1)]
+    /// Number of CPUs, 1 or 2
+    #[arg(long, value_name = "N", default_value = "1", value_parser = RangedU64ValueParser::<usize>::new().range(1..=2))]
     cpus: usize,
     /// Leave out only this, and show the whole counterexample
-    #[arg(long)]
-    without: Option<String>,
-    /// Only this machine
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = switch)]
+    without: Option<Switch>,
+    /// Only this machine, and nothing left out unless --without says so
+    #[arg(long, value_name = "NAME", value_parser = world)]
     world: Option<String>,
-    /// Most states of a machine
-    #[arg(long, default_value_t = 200_000_000)]
-    most: usize,
+    /// Say what can be left out, and which machines there are
+    #[arg(long, conflicts_with_all = ["json", "without", "world"])]
+    list: bool,
+}
+
+fn switch(name: &str) -> Result<Switch, String> {
+    named(name).ok_or_else(|| "there is no such check; --list names them".into())
+}
+
+fn world(name: &str) -> Result<String, String> {
+    let names: Vec<_> = World::all().iter().map(|w| w.name).collect();
+    if names.contains(&name) { Ok(name.into()) } else { Err(format!("the machines are {}", names.join(", "))) }
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let mut worlds = vec![World::views(), World::kernel(), World::module(), World::modules(), World::label()];
-    worlds.retain(|w| arguments.world.as_ref().is_none_or(|name| w.name == name));
+    match run(&Arguments::parse(), &mut io::stdout()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all is as it must be.
+fn run(arguments: &Arguments, out: &mut impl Write) -> io::Result<bool> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let start = Instant::now();
-    if let Some(name) = &arguments.without {
-        let Some(switch) = switch::ALL.into_iter().find(|s| s.name() == *name) else {
-            eprintln!("there is no {name}");
-            return ExitCode::FAILURE;
-        };
-        let options = Options { cpus: arguments.cpus, left_out: Some(switch) };
-        for world in &worlds {
-            let outcome = explore(world, options, threads, arguments.most);
-            println!("{}: {} states, complete {}", world.name, outcome.states, outcome.complete);
-            if let Some((steps, wrong)) = outcome.found {
-                steps.iter().enumerate().for_each(|(i, s)| println!("{:3} {s}", i + 1));
-                println!("    {wrong}");
-                return ExitCode::SUCCESS;
-            }
+    let mut worlds = World::all();
+    worlds.retain(|w| arguments.world.as_ref().is_none_or(|name| w.name == name));
+    let Arguments { json, cpus, list, .. } = *arguments;
+    if list {
+        for switch in checks(cpus).into_iter().chain([Switch::QuietDevices]) {
+            writeln!(out, "{:23} {:10} {}", switch.name(), switch.owner(), switch.what())?;
         }
-        return ExitCode::FAILURE;
+        for world in worlds {
+            writeln!(out, "{:23} {:10} {}", world.name, "machine", world.what)?;
+        }
+        return Ok(true);
     }
-    let (mut states, mut complete, mut violations) = (0, true, 0);
-    for world in &worlds {
-        let options = Options { cpus: arguments.cpus, left_out: None };
-        let outcome = explore(world, options, threads, arguments.most);
-        println!(
-            "{}: {} states, {} steps deep, complete {} {:?}",
-            world.name,
-            outcome.states,
-            outcome.depth,
-            outcome.complete,
-            start.elapsed()
-        );
-        states += outcome.states;
-        complete &= outcome.complete;
-        if let Some((steps, wrong)) = outcome.found {
-            violations += 1;
-            steps.iter().enumerate().for_each(|(i, s)| println!("{:3} {s}", i + 1));
-            println!("    {wrong}");
+    if let Some(switch) = arguments.without {
+        let found = without(switch, &worlds, cpus, threads, out)?;
+        if json {
+            let told = found.as_ref().map(|f| json!({"world": f.world, "steps": f.steps, "property": f.property}));
+            writeln!(out, "{}", json!({"check": switch.name(), "counterexample": told, "ok": told.is_some()}))?;
+        }
+        return Ok(found.is_some());
+    }
+    let alone = arguments.world.is_some();
+    let report = if alone { explore(&worlds, cpus, threads, out)? } else { examine(cpus, threads, out)? };
+    if json {
+        writeln!(out, "{}", report.json())?;
+    }
+    Ok(if alone { report.sound() } else { report.ok() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(arguments: &[&str]) -> (bool, String) {
+        let arguments = Arguments::try_parse_from([&["model"], arguments].concat()).expect("arguments");
+        let mut out = Vec::new();
+        let ok = run(&arguments, &mut out).expect("room");
+        (ok, String::from_utf8(out).expect("text"))
+    }
+
+    #[test]
+    fn bad_input_is_one_clear_error() {
+        for (arguments, what) in [
+            (["--cpus", "3"], "3 is not in 1..=2"),
+            (["--cpus", "many"], "invalid digit"),
+            (["--without", "everything"], "there is no such check; --list names them"),
+            (["--world", "earth"], "the machines are views, kernel, module, modules, label"),
+            (["--list", "--json"], "cannot be used with"),
+        ] {
+            let error = Arguments::try_parse_from(["model"].iter().chain(&arguments)).err().expect("an error");
+            assert!(error.to_string().contains(what), "{error}");
         }
     }
-    let mut necessary = Map::new();
-    let mut needed = true;
-    for switch in switch::ALL {
-        let found = worlds.iter().find_map(|world| {
-            explore(world, Options { cpus: arguments.cpus, left_out: Some(switch) }, threads, 100_000).found
-        });
-        match found {
-            Some((steps, wrong)) => {
-                println!("without {}: {wrong} after {} steps: {}", switch.name(), steps.len(), steps.join(" | "));
-                necessary.insert(switch.name(), Value::from(steps.join("; ") + ": " + wrong));
-            }
-            None => {
-                println!("without {}: NO COUNTEREXAMPLE", switch.name());
-                needed = false;
-            }
-        }
-        println!("{:?}", start.elapsed());
+
+    #[test]
+    fn everything_is_listed() {
+        let (ok, text) = said(&["--list"]);
+        assert!(ok && text.lines().any(|l| l.starts_with("neighbour ")) && text.lines().count() > 60, "{text}");
     }
-    let ok = complete && violations == 0 && needed;
-    if arguments.json {
-        println!(
-            "{}",
-            json!({"states": states, "complete": complete, "violations": violations, "necessary": necessary, "ok": ok})
-        );
+
+    #[test]
+    fn one_machine_and_one_counterexample() {
+        let (ok, text) = said(&["--world", "views", "--json"]);
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert!(ok && last["complete"] == true && last["violations"] == 0, "{text}");
+        let (ok, text) = said(&["--without", "device-writes", "--json"]);
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert!(ok && last["counterexample"]["steps"][0] == "a device writes to the frame of K0", "{text}");
+        let (ok, text) = said(&["--world", "views", "--without", "neighbour"]);
+        assert!(!ok && text.ends_with("nothing happens\n"), "{text}");
     }
-    let _ = Switch::QuietDevices;
-    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -254,6 +254,6 @@ impl fmt::Display for Content {
         note(matches!(page, Page::A0 | Page::A1 | Page::A), format!("data {}", self.data));
         note(self.data != self.edge_data, format!("field across for data {}", self.edge_data));
         note(page == Page::B, format!("A's text in slot {}", self.text));
-        if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join("; ")) }
+        if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join(", ")) }
     }
 }

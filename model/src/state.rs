@@ -188,14 +188,15 @@ impl Rests {
     /// Number of this one.
     pub fn number(&self, rest: Rest) -> u8 {
         let found = |list: &Vec<Rest>| list.iter().position(|r| *r == rest);
-        if let Some(at) = found(&self.0.read().expect("no thread has panicked")) {
-            return at as u8;
-        }
-        let mut list = self.0.write().expect("no thread has panicked");
-        found(&list).unwrap_or_else(|| {
-            list.push(rest.clone());
-            list.len() - 1
-        }) as u8
+        let known = found(&self.0.read().expect("no thread has panicked"));
+        let number = known.unwrap_or_else(|| {
+            let mut list = self.0.write().expect("no thread has panicked");
+            found(&list).unwrap_or_else(|| {
+                list.push(rest.clone());
+                list.len() - 1
+            })
+        });
+        number.try_into().expect("few of them")
     }
 
     /// The one with this number.

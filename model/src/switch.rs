@@ -1,68 +1,79 @@
 //! What can be left out, one at a time: each must bring an attack to light
 use secvisor_rules::check::Check;
 
-/// Part of what the hardware layer does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Launch marks device frames as such.
-    DeviceMarked,
-    /// Launch marks the hypervisor's frames as such.
-    HypervisorMarked,
-    /// The hypervisor's frames are absent.
-    HypervisorAbsent,
-    /// Data is not executable in the kernel view.
-    DataNoExecute,
-    /// A frame that is frozen or executable is not writable in the user view either.
-    BothViews,
-    /// Rights belong to frames, not to virtual pages: no virtual page keeps the right to execute when it is remapped.
-    RightsByFrame,
-    /// Rights belong to frames: freezing takes the right to write from every alias.
-    EveryAlias,
-    /// A frame's changed rights flush the TLB.
-    FlushRights,
-    /// That flush reaches every ASID.
-    FlushAllAsids,
-    /// That flush reaches every CPU.
-    FlushAllCpus,
-    /// Closing a window flushes the TLB.
-    FlushWindow,
-    /// When ASIDs run out the TLB is flushed.
-    FlushWrap,
-    /// The user view gets an ASID of its own each time it is entered.
-    FreshAsid,
-    /// The first user-mode instruction is reported to the rules.
-    FirstUser,
-    /// A window is closed by a trap behind its instruction.
-    WindowTrap,
-    /// SYSCALL and SYSRET, which change the trap flag before it counts, are off in a window.
-    WindowSyscall,
-    /// No event is delivered into an open window.
-    WindowEvent,
-    /// A window for a segment load opens on data only.
-    WindowData,
-    /// What was written in a window is reported to the rules.
-    WindowWrite,
-    /// In a window absent memory is a frame of ones, not the hypervisor's.
-    Scratch,
-    /// The user view intercepts exceptions.
-    Exceptions,
-    /// The user view intercepts interrupts.
-    Interrupts,
-    /// The user view intercepts NMIs.
-    Nmis,
-    /// The user view intercepts INT n.
-    SoftwareInterrupts,
-    /// The user view intercepts INT1.
-    Icebp,
-    /// EFER.SCE is 0 in the user view.
-    SyscallOff,
-    /// SYSENTER_CS is 0.
-    SysenterOff,
-    /// The limit of the GDT is 0 in the user view.
-    GdtHidden,
-    /// The limit of the LDT is 0 in the user view.
-    LdtHidden,
+macro_rules! parts {
+    ($($part:ident: $what:literal;)*) => {
+        /// Part of what the hardware layer does.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Part { $(#[doc = $what] $part,)* }
+
+        const PARTS: &[(Part, &str)] = &[$((Part::$part, $what)),*];
+    };
 }
+
+parts! {
+    RightsByFrame: "rights belong to frames, not to virtual pages: a remapped page has those of its new frame";
+    EveryAlias: "rights belong to frames: freezing one takes the right to write from every alias";
+    DeviceMarked: "launch marks device frames as such";
+    HypervisorMarked: "launch marks the hypervisor's frames as such";
+    HypervisorAbsent: "the hypervisor's frames are absent from the tables";
+    DataNoExecute: "data is not executable in the kernel view";
+    BothViews: "a frame that is frozen or executable is not writable in the user view either";
+    FlushRights: "a change of a frame's rights flushes the TLB";
+    FlushAllAsids: "that flush reaches every ASID";
+    FlushAllCpus: "that flush reaches every CPU";
+    FlushWindow: "closing a window flushes the TLB";
+    FlushWrap: "when ASIDs run out the TLB is flushed";
+    FreshAsid: "the user view gets an ASID of its own each time it is entered";
+    FirstUser: "the first user-mode instruction is reported to the rules";
+    WindowTrap: "a window is closed by a trap behind its instruction";
+    WindowSyscall: "SYSCALL and SYSRET, which change the trap flag before it counts, are off in a window";
+    WindowEvent: "no event is delivered into an open window";
+    WindowData: "a window for a segment load opens on data only";
+    WindowWrite: "what was written in a window is reported to the rules";
+    Scratch: "in a window absent memory is a frame of ones, not the hypervisor's";
+    Exceptions: "the user view intercepts exceptions";
+    Interrupts: "the user view intercepts interrupts";
+    Nmis: "the user view intercepts NMIs";
+    SoftwareInterrupts: "the user view intercepts INT n";
+    Icebp: "the user view intercepts INT1";
+    SyscallOff: "EFER.SCE is 0 in the user view";
+    SysenterOff: "SYSENTER_CS is 0";
+    GdtHidden: "the limit of the GDT is 0 in the user view";
+    LdtHidden: "the limit of the LDT is 0 in the user view";
+}
+
+const CHECKS: &[(Check, &str)] = &[
+    (Check::Freeze, "a frame is frozen before it is compared"),
+    (Check::Bytes, "every byte outside of sites is compared"),
+    (Check::Site, "a site holds one of its values"),
+    (Check::Int3, "a half-written site begins with INT3"),
+    (Check::Function, "a static call leads to a function"),
+    (Check::Pinned, "what only boot may choose stays as it was then"),
+    (Check::Chosen, "a module's site agrees with what boot has chosen"),
+    (Check::BootOnly, "forms of boot never hold later"),
+    (Check::Straddler, "a site across two pages is compared as a whole"),
+    (Check::Neighbour, "the page beside is the approved one, not what the guest's tables show"),
+    (Check::HalfField, "half a field of an unknown variable is refused"),
+    (Check::Reach, "a site that is not verified is not executed"),
+    (Check::OneUnfinished, "only one site may be unfinished"),
+    (Check::InitPutBack, "init text is never put back"),
+    (Check::InitFreed, "init text that was freed never runs again"),
+    (Check::AfterBoot, "modules run only once user mode was reached"),
+    (Check::ModuleRange, "code of modules lies in their range"),
+    (Check::VarRange, "what modules refer to lies in their range"),
+    (Check::Base, "a page of a module is at its place"),
+    (Check::Relocation, "a relocated field holds the address it must"),
+    (Check::Again, "a module that is placed anew is compared again with what is then known"),
+    (Check::Supersede, "a module that is placed anew ends what it was before"),
+    (Check::Dependents, "it ends what refers to it, too"),
+    (Check::Overlapped, "it ends what it is placed over"),
+    (Check::Placed, "what a page is placed by is still known once that has ended"),
+    (Check::OneFrame, "a page of a module is approved in one frame"),
+    (Check::Live, "only a page that was approved in this frame is put back"),
+    (Check::Similar, "only a page that is mostly itself is put back"),
+    (Check::ModuleInit, "only a module's text is put back, not its init text"),
+];
 
 /// One thing that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,22 +86,21 @@ pub enum Switch {
     QuietDevices,
 }
 
-macro_rules! list {
-    ($($kind:ident: $($name:ident)*;)*) => { [$($(list!(@ $kind $name),)*)* Switch::QuietDevices] };
-    (@ Rule $name:ident) => { Switch::Rule(Check::$name) };
-    (@ Part $name:ident) => { Switch::Part(Part::$name) };
+/// The two attacks on SecVisor's first design that a model checker found (Franklin, Seshadri, Qu, Chaki, Datta).
+pub const PUBLISHED: [Switch; 2] = [Switch::Part(Part::RightsByFrame), Switch::Part(Part::EveryAlias)];
+
+/// Every check there is with so many CPUs: the published attacks' first, then the rules', then the hardware layer's.
+pub fn checks(cpus: usize) -> Vec<Switch> {
+    let rules = CHECKS.iter().map(|(check, _)| Switch::Rule(*check));
+    let parts = PARTS.iter().map(|(part, _)| Switch::Part(*part));
+    let parts = parts.filter(|s| !PUBLISHED.contains(s) && (cpus > 1 || *s != Switch::Part(Part::FlushAllCpus)));
+    PUBLISHED.into_iter().chain(rules).chain(parts).collect()
 }
 
-/// All of them.
-pub const ALL: [Switch; 58] = list! {
-    Part: RightsByFrame EveryAlias;
-    Rule: Freeze Bytes Site Int3 Function Pinned Chosen BootOnly Straddler Neighbour HalfField Reach OneUnfinished
-        InitPutBack InitFreed AfterBoot ModuleRange VarRange Base Relocation Again Supersede Dependents
-        Overlapped Placed OneFrame Live Similar ModuleInit;
-    Part: DeviceMarked HypervisorMarked HypervisorAbsent DataNoExecute BothViews FlushRights FlushAllAsids FlushWindow
-        FlushWrap FreshAsid FirstUser WindowTrap WindowSyscall WindowEvent WindowData WindowWrite Scratch Exceptions
-        Interrupts Nmis SoftwareInterrupts Icebp SyscallOff SysenterOff GdtHidden LdtHidden;
-};
+/// The switch of this name.
+pub fn named(name: &str) -> Option<Switch> {
+    checks(usize::MAX).into_iter().chain([Switch::QuietDevices]).find(|s| s.name() == name)
+}
 
 impl Switch {
     /// Its name in reports.
@@ -110,5 +120,51 @@ impl Switch {
             name.push(c.to_ascii_lowercase());
         }
         name
+    }
+
+    /// What holds unless it is left out.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Rule(check) => CHECKS.iter().find(|(c, _)| *c == check).map_or("", |(_, what)| what),
+            Self::Part(part) => PARTS.iter().find(|(p, _)| *p == part).map_or("", |(_, what)| what),
+            Self::QuietDevices => "no device writes to memory behind SecVisor's back: no IOMMU is driven yet",
+        }
+    }
+
+    /// Whose it is.
+    pub fn owner(self) -> &'static str {
+        match self {
+            _ if PUBLISHED.contains(&self) => "published",
+            Self::Rule(_) => "rules",
+            Self::Part(_) => "hardware",
+            Self::QuietDevices => "assumption",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_check_of_the_rules_can_be_left_out() {
+        let source = include_str!("../../rules/src/check.rs");
+        let body = source.split("pub enum Check {").nth(1).and_then(|s| s.split('}').next()).expect("the checks");
+        let names = body.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with("//"));
+        let listed: Vec<String> = CHECKS.iter().map(|(check, _)| format!("{check:?},")).collect();
+        assert!(names.eq(listed.iter().map(String::as_str)));
+    }
+
+    #[test]
+    fn names_are_found() {
+        let all = checks(2);
+        assert_eq!(all.iter().map(|s| s.name()).collect::<HashSet<_>>().len(), all.len());
+        assert!(all.iter().all(|s| named(&s.name()) == Some(*s) && !s.what().is_empty()));
+        assert_eq!(checks(1).len() + 1, all.len());
+        assert_eq!(named("device-writes"), Some(Switch::QuietDevices));
+        assert_eq!(named("no-such-check"), None);
+        assert_eq!(PUBLISHED.map(Switch::name), ["approved-page-remapping", "writable-alias"]);
     }
 }

@@ -24,6 +24,8 @@ pub const ANY: Id = Id::MAX;
 pub struct World {
     /// Its name.
     pub name: &'static str,
+    /// What it is there for.
+    pub what: &'static str,
     /// Its approval.
     pub view: View<'static>,
     /// Pages of the approval, in its order.
@@ -48,8 +50,12 @@ pub struct World {
 }
 
 impl World {
-    /// A kernel of two pages that patches itself, with every kind of change its sites know.
-    pub fn kernel() -> Self {
+    /// All of them, the smallest first.
+    pub fn all() -> Vec<Self> {
+        vec![Self::views(), Self::kernel(), Self::module(), Self::modules(), Self::label()]
+    }
+
+    fn kernel() -> Self {
         let mut all = Vec::new();
         for choice in [Choice::Linked, Choice::Weak, Choice::Strong] {
             for label in [Label::Nop, Label::Jump] {
@@ -76,19 +82,19 @@ impl World {
             Content { edge: Label::Half, ..Content::of(Page::K1) },
         ]);
         all.extend(init());
-        Self::new("kernel", 2, Modules::None, 2, all)
+        let what = "a kernel of two pages that patches itself, with every kind of change its sites know";
+        Self::new("kernel", what, 2, Modules::None, 2, all)
     }
 
-    /// A kernel of one page that does little, and a CPU whose ASIDs last for more than one turn.
-    pub fn views() -> Self {
+    pub(crate) fn views() -> Self {
         let with = |label| Content { label, ..Content::of(Page::K0) };
         let mut all: Vec<_> = [Label::Nop, Label::Jump, Label::Half].map(with).into();
         all.extend(init());
-        Self::new("views", 1, Modules::None, 3, all)
+        let what = "a kernel of one page that does little, and a CPU whose ASIDs last for more than one turn";
+        Self::new("views", what, 1, Modules::None, 3, all)
     }
 
-    /// A module of two pages, that is loaded, tampered with, unloaded and moved.
-    pub fn module() -> Self {
+    fn module() -> Self {
         let mut all = choices();
         all.extend(init());
         let at = |slot, data| Content { slot, data, edge_data: data, choice: Choice::Strong, ..Content::of(Page::A0) };
@@ -98,22 +104,22 @@ impl World {
         let at = |slot, data| Content { slot, data, edge_data: data, ..Content::of(Page::A1) };
         all.extend([at(0, 0), at(1, 0), at(0, 1)]);
         all.extend([Content { sound: false, ..at(0, 0) }, Content { edge_data: 1, ..at(0, 0) }]);
-        Self::new("module", 1, Modules::One, 2, all)
+        let what = "a module of two pages that is loaded, tampered with, unloaded and moved";
+        Self::new("module", what, 1, Modules::One, 2, all)
     }
 
-    /// Two modules of which one refers to the other, loaded anew and on each other.
-    pub fn modules() -> Self {
+    fn modules() -> Self {
         let mut all = choices();
         all.extend(init());
         let at = |slot, data| Content { slot, data, edge_data: data, ..Content::of(Page::A) };
         all.extend([at(0, 0), at(1, 0), at(0, 1), Content { sound: false, ..at(0, 0) }]);
         let at = |slot, text| Content { slot, text, ..Content::of(Page::B) };
         all.extend([at(0, 0), at(0, 1), at(1, 0), at(2, 0), at(2, 1), Content { sound: false, ..at(2, 0) }]);
-        Self::new("modules", 1, Modules::Two, 2, all)
+        let what = "two modules of which one refers to the other, loaded anew and on each other";
+        Self::new("modules", what, 1, Modules::Two, 2, all)
     }
 
-    /// A module of two pages with a jump label across their border, at either end of the modules' range.
-    pub fn label() -> Self {
+    fn label() -> Self {
         let mut all = choices();
         all.extend(init());
         let at = |slot, edge| Content { slot, edge, choice: Choice::Strong, ..Content::of(Page::C0) };
@@ -128,10 +134,18 @@ impl World {
             all.extend([Label::Nop, Label::Jump].map(|edge| at(slot, edge)));
         }
         all.extend([Content { sound: false, ..at(0, Label::Nop) }, at(0, Label::Half)]);
-        Self::new("label", 1, Modules::Label, 2, all)
+        let what = "a module with a jump label across its two pages, at either end of the modules' range";
+        Self::new("label", what, 1, Modules::Label, 2, all)
     }
 
-    fn new(name: &'static str, text: usize, modules: Modules, asids: usize, contents: Vec<Content>) -> Self {
+    fn new(
+        name: &'static str,
+        what: &'static str,
+        text: usize,
+        modules: Modules,
+        asids: usize,
+        contents: Vec<Content>,
+    ) -> Self {
         let file: &'static mut [u8] = bytes::approval(text, modules).leak();
         let (_, view, pages) = open::open(file).expect("a sound approval");
         let mut order = vec![Page::K0, Page::K1];
@@ -141,6 +155,7 @@ impl World {
         assert!(order.len() == pages.len() && pages.len() <= PAGES);
         let mut world = Self {
             name,
+            what,
             view,
             pages: order,
             init: KERNEL + text,
@@ -256,4 +271,58 @@ fn init() -> Vec<Content> {
     let mut all: Vec<_> = [Label::Nop, Label::Jump, Label::Half].map(with).into();
     all.push(Content { sound: false, ..Content::of(Page::Init) });
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worlds_are_sound() {
+        for world in World::all() {
+            // Ordinary memory: at least two frames, so that what is in one can be compared with what is in another.
+            assert!(FRAMES - world.free() >= 2, "{}", world.name);
+            for (number, page) in world.pages.iter().enumerate() {
+                assert_eq!(world.content(world.reference(number)).page, Some(*page), "{}", world.name);
+                let wrong = |c: &&Content| c.page == Some(*page) && !c.sound;
+                assert_eq!(
+                    world.contents.iter().filter(wrong).count(),
+                    1,
+                    "{}: {page:?} with one byte changed",
+                    world.name
+                );
+            }
+            for frame in KERNEL..FRAMES {
+                let holds = |page| world.options[frame].iter().any(|id| world.content(*id).page == page);
+                assert!(holds(None), "{}: frame {frame} may hold no code", world.name);
+                let wanted = world.kernel_page(frame).map_or(world.pages.last().copied(), Some);
+                let ordinary = frame >= world.free() && world.pages.iter().all(|p| !p.module());
+                assert!(ordinary || holds(wanted), "{}: frame {frame} may hold {wanted:?}", world.name);
+            }
+            assert!(
+                world
+                    .contents
+                    .iter()
+                    .zip(&world.bytes)
+                    .all(|(c, b)| c.bytes() == *b || world.reference.contains(&world.id(b)))
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_beside_differs_at_an_end_only_if_a_site_lies_there() {
+        let ends = |world: &World| world.beside.len();
+        let [views, kernel, .., label] = &World::all()[..] else { panic!("five machines") };
+        assert!(ends(views) < ends(kernel) && ends(views) < ends(label));
+    }
+
+    #[test]
+    fn code_is_tried_where_it_belongs_and_outside() {
+        let [views, .., label] = &World::all()[..] else { panic!("five machines") };
+        assert_eq!(views.addresses.len(), 3);
+        for at in [MODULES.start, MODULES.start + 0x1000, MODULES.end - 0x1000, MODULES.end] {
+            assert!(label.addresses.contains(&at), "{at:#x}");
+        }
+        assert!(label.addresses.iter().any(|a| !MODULES.contains(a)));
+    }
 }
