@@ -465,6 +465,41 @@ fn another_module_in_the_same_place() {
     world.check();
 }
 
+/// Linux frees a module's init text as soon as it has run, and puts another module there: the first one goes on.
+#[test]
+fn another_module_over_init_text_that_was_freed() {
+    // Into the same frame, and into others at the same address, from there and from the page before.
+    for (at, before) in [(INIT_AT, 0), (0x60, 0), (0x60, 1)] {
+        let vars = usual_vars();
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        run_all(&mut world, &vars);
+        let mut other = vars.clone();
+        other[s::C_TEXT as usize] = vars[s::A_INIT as usize] - before * PAGE64;
+        world.load(s::GAMMA, &other, &frames(at, 2));
+        for page in 0..2 {
+            assert_eq!(world.fetch_module(s::GAMMA, page, &other), Outcome::Runs, "{page}");
+        }
+        assert_eq!(world.rules.variable(s::A_INIT as usize), 0, "over for this instance");
+        assert_eq!(world.rules.frames().get(Frame(INIT_AT)) == FrameState::Data, at != INIT_AT);
+        for page in 0..4 {
+            let frame = Frame(ALPHA_AT + page as u64);
+            assert_eq!(approved(&world, s::ALPHA, page), Some(frame), "without having been compared again");
+        }
+        world.check();
+        // The first one's other pages are held to the same instance, and it can be loaded again.
+        let mut moved = other.clone();
+        moved[s::A_DATA as usize] += PAGE64;
+        world.load(s::ALPHA, &moved, &frames(0x68, 4));
+        world.load(s::ALPHA_INIT, &moved, &frames(0x6c, 1));
+        assert_eq!(world.fetch_module(s::ALPHA_INIT, 0, &moved), Outcome::Runs);
+        for page in 0..4 {
+            assert_eq!(world.fetch_module(s::ALPHA, page, &moved), Outcome::Runs, "{page}");
+        }
+        world.check();
+    }
+}
+
 /// A module may call a function of its own before anything else of it has run.
 #[test]
 fn a_static_call_into_the_page_that_is_being_verified() {
