@@ -13,6 +13,7 @@ pub mod fetch;
 pub mod guest;
 pub mod initrd;
 pub mod kernel;
+pub mod model;
 pub mod module;
 pub mod patch;
 pub mod play;

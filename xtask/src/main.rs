@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::kernel::Line;
-use xtask::{attack, bench, fetch::Bundle, run, size, test, toolchain, tools};
+use xtask::{attack, bench, fetch::Bundle, model, run, size, test, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -31,6 +31,8 @@ enum Task {
     Run(run::Options),
     /// Run every attack without SecVisor and beneath it.
     Attack(attack::Options),
+    /// Try everything an adversary can do, on small machines with the real rules.
+    Model(model::Options),
     /// Count what SecVisor costs in instructions and exits.
     Bench(bench::Options),
     /// Count the lines of code that have to be trusted.
@@ -64,6 +66,7 @@ fn perform(task: Task) -> Result<bool> {
         }
         Task::Run(options) => return run::run(&options),
         Task::Attack(options) => return attack::attack(&options),
+        Task::Model(options) => return model::model(&options),
         Task::Bench(options) => return bench::bench(&options),
         Task::Size(options) => size::size(&options)?,
         Task::Test { only } => return test::all(only.as_deref()),

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that can fail, counted.
 
 use crate::scenario::{self, Scenario};
-use crate::workspace;
+use crate::{model, workspace};
 use anyhow::Result;
 use std::time::Instant;
 use xshell::{Cmd, Shell, cmd};
@@ -25,16 +25,11 @@ pub fn all(only: Option<&str>) -> Result<bool> {
         let lint = cmd!(shell, "cargo clippy --quiet").args(HOST).args(["--all-targets", "--", "-D", "warnings"]);
         tally.check("lint", lint);
         tally.host_tests(&shell)?;
+        tally.timed("model", model::as_documented);
     }
     let wanted = |scenario: &&Scenario| only.map_or(!scenario.long, |part| scenario.name.contains(part));
     for scenario in scenario::all().iter().filter(wanted) {
-        let start = Instant::now();
-        let result = (scenario.run)();
-        let took = start.elapsed().as_secs_f32();
-        if let Err(error) = &result {
-            eprintln!("{}: {error:#}", scenario.name);
-        }
-        tally.count(&format!("{} ({took:.1} s)", scenario.name), result.is_ok());
+        tally.timed(&scenario.name, &scenario.run);
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
@@ -48,6 +43,16 @@ impl Tally {
         } else {
             self.failed += 1;
         }
+    }
+
+    fn timed(&mut self, name: &str, test: impl Fn() -> Result<()>) {
+        let start = Instant::now();
+        let result = test();
+        let took = start.elapsed().as_secs_f32();
+        if let Err(error) = &result {
+            eprintln!("{name}: {error:#}");
+        }
+        self.count(&format!("{name} ({took:.1} s)"), result.is_ok());
     }
 
     fn check(&mut self, name: &str, command: Cmd) {
