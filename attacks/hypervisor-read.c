@@ -5,22 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-// Where SecVisor is: the last large range that the memory map calls reserved and that lies within memory.
-static u64 hypervisor(void)
-{
-	FILE *file = fopen("/proc/iomem", "r");
-	unsigned long long start, end, found = 0;
-	char line[256];
-
-	while (file && fgets(line, sizeof(line), file))
-		if (line[0] != ' ' && sscanf(line, "%llx-%llx", &start, &end) == 2 && strstr(line, "eserved") &&
-		    end - start > 0x100000 && end < 0x80000000ull)
-			found = start;
-	if (!found)
-		failed("nothing is reserved");
-	return found;
-}
-
 ATTACK("hypervisor-read")
 {
 	u64 window = map_physical(hypervisor(), KERNEL_DATA);

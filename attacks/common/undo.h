@@ -6,7 +6,7 @@
 
 #define UNDO_MAX 1024
 
-enum undo_kind { UNDO_STORE, UNDO_BYTES, UNDO_MSR };
+enum undo_kind { UNDO_STORE, UNDO_BYTES, UNDO_MSR, UNDO_GDT };
 
 struct undo {
 	enum undo_kind kind;

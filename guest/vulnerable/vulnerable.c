@@ -342,6 +342,8 @@ static long call_with(struct vulnerable_operation *op)
 	if (op->in[6])
 		local_irq_save(flags);
 	op->out[0] = function(op->in[1], op->in[2], op->in[3], op->in[4], op->in[5]);
+	/* Whoever is called may have left user pages within reach. */
+	asm volatile("pushfq; pushq (%%rsp); popq %0; andl $~0x40000, (%%rsp); popfq" : "=r"(op->out[1]) : : "memory", "cc");
 	if (op->in[6])
 		local_irq_restore(flags);
 	return 0;
@@ -414,14 +416,55 @@ static long svm(struct vulnerable_operation *op)
 	return 0;
 }
 
-static u64 later_msr, later_value;
+static u64 later_msr, later_value, then_value, then_delay;
 
 static void write_msr_now(struct timer_list *timer)
 {
 	native_write_msr_safe(later_msr, later_value, later_value >> 32);
+	if (!then_delay)
+		return;
+	later_value = then_value;
+	mod_timer(timer, jiffies + msecs_to_jiffies(then_delay));
+	then_delay = 0;
 }
 
 static DEFINE_TIMER(later, write_msr_now);
+
+/* Neither the stack nor what is called may lie in a page with NX: the register may be EFER, and NXE cleared. */
+static long call_under(struct vulnerable_operation *op)
+{
+	unsigned long here = (unsigned long)__builtin_frame_address(0);
+	u32 msr = op->in[0];
+	unsigned int shift;
+	unsigned long flags;
+	int error = 0;
+	u64 before;
+
+	for (long page = -1; page <= 1; page++)
+		find_entry(here + page * (long)PAGE_SIZE, true, &shift);
+	find_entry(op->in[2], true, &shift);
+	local_irq_save(flags);
+	flush(0);
+	before = native_read_msr_safe(msr, &error);
+	error = error ?: native_write_msr_safe(msr, op->in[1], op->in[1] >> 32);
+	if (!error) {
+		op->out[0] = ((u64(*)(void))(unsigned long)op->in[2])();
+		native_write_msr_safe(msr, before, before >> 32);
+	}
+	local_irq_restore(flags);
+	return error;
+}
+
+static long hypercall(struct vulnerable_operation *op)
+{
+	register u64 r8 asm("r8") = op->in[5];
+	u64 rax = op->in[0], rdi = op->in[1], rsi = op->in[2], rdx = op->in[3], rcx = op->in[4];
+
+	asm volatile("vmmcall" : "+a"(rax), "+D"(rdi), "+S"(rsi), "+d"(rdx), "+c"(rcx), "+r"(r8) : : "memory");
+	op->out[0] = rax;
+	op->out[1] = rdi != op->in[1] || rsi != op->in[2] || rdx != op->in[3] || rcx != op->in[4] || r8 != op->in[5];
+	return 0;
+}
 
 static long perform(struct vulnerable_operation *op)
 {
@@ -453,8 +496,14 @@ static long perform(struct vulnerable_operation *op)
 	case VULNERABLE_WRMSR_LATER:
 		later_msr = op->in[0];
 		later_value = op->in[1];
+		then_value = op->in[3];
+		then_delay = op->in[4];
 		mod_timer(&later, jiffies + msecs_to_jiffies(op->in[2]));
 		return 0;
+	case VULNERABLE_CALL_UNDER:
+		return call_under(op);
+	case VULNERABLE_HYPERCALL:
+		return hypercall(op);
 	case VULNERABLE_BSS:
 		op->out[0] = (unsigned long)bss_page;
 		return 0;

@@ -46,7 +46,7 @@ enum vulnerable_what {
 	VULNERABLE_LGDT, /* base, limit */
 	VULNERABLE_LLDT, /* selector */
 	VULNERABLE_LTR, /* selector */
-	VULNERABLE_CALL_WITH, /* address, five arguments, 1 for interrupts off -> result */
+	VULNERABLE_CALL_WITH, /* address, five arguments, 1 for interrupts off -> result, flags afterwards */
 	VULNERABLE_CALL_STACK, /* up to 56 bytes of code -> what it returned: runs on the stack, NX cleared */
 	VULNERABLE_FAR_RETURN, /* address, code segment -> RAX: the code jumps to what is in RCX */
 	VULNERABLE_IRET, /* the same by an interrupt's frame */
@@ -54,7 +54,10 @@ enum vulnerable_what {
 	VULNERABLE_VMALLOC, /* bytes -> address, never freed */
 	VULNERABLE_BSS, /* -> address of a page of the module's bss */
 	VULNERABLE_GS, /* -> base of GS in the kernel */
-	VULNERABLE_WRMSR_LATER, /* number, value, milliseconds: by a timer, whoever runs then */
+	VULNERABLE_WRMSR_LATER, /* number, value, milliseconds, value, milliseconds: by a timer, whoever runs then; the
+				   second value so much later, unless 0 */
+	VULNERABLE_CALL_UNDER, /* number, value, address -> result: called while the MSR has this value */
+	VULNERABLE_HYPERCALL, /* RAX, RDI, RSI, RDX, RCX, R8 -> RAX, 1 if another register changed */
 };
 
 /* Reads bytes at a kernel address. */

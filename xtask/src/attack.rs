@@ -3,6 +3,7 @@
 mod manifest;
 mod result;
 mod session;
+mod spoil;
 
 use crate::approve::approve;
 use crate::demo;
@@ -11,24 +12,34 @@ use crate::kernel::{Kernel, Line};
 use crate::module::build_module;
 use crate::patch::Module;
 use crate::progress::during;
-use crate::qemu::Boot;
+use crate::qemu::{Boot, Machine};
 use crate::run::CMDLINE;
 use crate::{toolchain, workspace};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use manifest::{Attack, Boots};
+use manifest::Attack;
 use result::{Results, Side};
 use session::Session;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use xshell::cmd;
 
 /// Modules of `attacks/modules` that are approved.
-const APPROVED: [&str; 1] = ["target"];
+const APPROVED: [&str; 2] = ["target", "livepatch"];
 
 /// Those that are not.
 const ROOTKITS: [&str; 2] = ["table-hook", "ftrace-hook"];
+
+/// That of another kernel which is loaded by force.
+const OTHER: &str = "crc7";
+
+/// The section with a module's `struct module`.
+const DESCRIPTION: &str = ".gnu.linkonce.this_module";
+
+/// The attack that needs what the kernel's init text was.
+const INIT_TEXT: &str = "init-text-original";
 
 /// Stock modules the attacks load.
 const USED: [&str; 1] = ["dummy"];
@@ -36,8 +47,9 @@ const USED: [&str; 1] = ["dummy"];
 /// What to attack, and how.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only attacks whose name contains this
-    name: Option<String>,
+    /// Only attacks whose names contain one of these
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// Only without SecVisor
     #[arg(long)]
     native: bool,
@@ -57,13 +69,15 @@ pub fn attack(options: &Options) -> Result<bool> {
         Err(_) => Kernel::given(&options.kernel, None)?,
     };
     let mut attacks = manifest::read()?;
-    if let Some(name) = &options.name {
-        let exact = attacks.iter().any(|attack| attack.name == *name);
-        attacks.retain(|attack| if exact { attack.name == *name } else { attack.name.contains(name) });
-        ensure!(!attacks.is_empty(), "no attack is called {name}");
+    if !options.names.is_empty() {
+        let exact = |name: &String| attacks.iter().any(|attack| attack.name == *name);
+        let (whole, parts): (Vec<_>, Vec<_>) = options.names.iter().partition(|name| exact(name));
+        let wanted = |name: &String| whole.contains(&name) || parts.iter().any(|part| name.contains(*part));
+        attacks.retain(|attack| wanted(&attack.name));
+        ensure!(!attacks.is_empty(), "no attack is called so");
     }
     let scratch = Scratch::new()?;
-    let prepared = during("building the attacks", || Prepared::new(&kernel, &scratch))?;
+    let mut prepared = during("building the attacks", || Prepared::new(&kernel, &scratch))?;
     let results = prepared.run(&attacks, options.native, &scratch)?;
     print!("{}", results.text());
     if options.json {
@@ -97,6 +111,10 @@ struct Prepared<'a> {
     witness: PathBuf,
     approved: Vec<PathBuf>,
     rootkits: Vec<PathBuf>,
+    /// A module of another kernel.
+    other: Vec<u8>,
+    /// The kernel's init text as it was, behind its address; empty if nobody needs it.
+    init_text: Vec<u8>,
 }
 
 impl Prepared<'_> {
@@ -109,6 +127,8 @@ impl Prepared<'_> {
             witness: ours("guest", "witness")?,
             approved: APPROVED.iter().map(|name| ours("attacks/modules", name)).collect::<Result<_>>()?,
             rootkits: ROOTKITS.iter().map(|name| ours("attacks/modules", name)).collect::<Result<_>>()?,
+            other: other_module(kernel)?,
+            init_text: Vec::new(),
         })
     }
 
@@ -128,43 +148,58 @@ impl Prepared<'_> {
             .context("dummy cannot be changed")?;
         initrd.add("attack/dummy.ko", dummy.into_bytes(), false);
         let witness = Module::unsigned(fs::read(&self.witness)?)?.with_relocation(".init.text", "gcd", "lcm");
+        initrd.add("attack/other.ko", self.other.clone(), false);
+        initrd.add("attack/init-text", self.init_text.clone(), false);
         initrd.add("attack/witness.ko", witness.context("witness cannot be changed")?.into_bytes(), false);
         initrd.script(&format!("attack {}", names.join(" "))).write(&to)
     }
 
-    fn run(&self, attacks: &[Attack], only_native: bool, scratch: &Scratch) -> Result<Results> {
+    fn run(&mut self, attacks: &[Attack], only_native: bool, scratch: &Scratch) -> Result<Results> {
         let approval = scratch.0.join("approval");
-        if !only_native {
+        let init_text = attacks.iter().any(|attack| attack.name == INIT_TEXT);
+        if !only_native || init_text {
             let approving = format!("approving {} and its modules", self.kernel.release);
             let ours: Vec<_> = self.approved.iter().chain([&self.vulnerable, &self.witness]).cloned().collect();
             during(&approving, || approve(self.kernel, &[demo::NOT_APPROVED], &ours, &approval))?;
         }
-        let native = |initrd: PathBuf| {
-            let cmdline = CMDLINE.to_string();
-            Ok(Boot::Native { vmlinuz: self.kernel.vmlinuz.clone(), initrd, cmdline })
+        let vmlinuz = self.kernel.vmlinuz.clone();
+        let native = |initrd: PathBuf, _: &[String]| {
+            Ok(Boot::Native { vmlinuz: vmlinuz.clone(), initrd, cmdline: command_line() })
         };
         let beneath = |features: &[&str]| {
             let image = scratch.0.join(["secvisor", &features.concat()].concat());
             fs::copy(toolchain::build_hypervisor(features)?, &image)?;
             let approval = approval.clone();
-            Ok::<_, anyhow::Error>(move |initrd: PathBuf| {
-                let modules = vec![(approval.clone(), String::new()), (initrd, String::new())];
-                Ok(Boot::Multiboot { image: image.clone(), cmdline: CMDLINE.to_string(), modules })
+            Ok::<_, anyhow::Error>(move |initrd: PathBuf, names: &[String]| {
+                let mut approval = approval.clone();
+                if let [name] = names
+                    && let Some(spoiled) = spoil::spoil(name, &fs::read(&approval)?)?
+                {
+                    approval.set_extension("spoiled");
+                    fs::write(&approval, spoiled)?;
+                }
+                let modules = vec![(approval, String::new()), (initrd, String::new())];
+                Ok(Boot::Multiboot { image: image.clone(), cmdline: command_line(), modules })
             })
         };
-        let mut results = Results::new(&self.kernel.release, attacks, only_native);
-        let (with_twin, without_twin) =
-            attacks.iter().partition::<Vec<_>, _>(|attack| attack.boots.feature().is_none());
-        results.note(Side::Native, self.sessions("without", &with_twin, &native, scratch)?);
-        if only_native {
-            return Ok(results);
+        let plain = match only_native && !init_text {
+            true => None,
+            false => Some(during("building SecVisor", || beneath(&[]))?),
+        };
+        if let Some(plain) = plain.as_ref().filter(|_| init_text) {
+            self.init_text = during("reading init text", || self.read_init_text(&approval, plain, scratch))?;
         }
+        let mut results = Results::new(&self.kernel.release, attacks, only_native);
+        let (with_twin, without_twin) = attacks.iter().partition::<Vec<_>, _>(|attack| attack.boots.feature.is_none());
+        results.note(Side::Native, self.sessions("without", &with_twin, &native, scratch)?);
+        let Some(plain) = plain.filter(|_| !only_native) else {
+            return Ok(results);
+        };
         let all: Vec<_> = attacks.iter().collect();
-        let plain = during("building SecVisor", || beneath(&[]))?;
         results.note(Side::SecVisor, self.sessions("beneath", &all, &plain, scratch)?);
         let mut by_feature: BTreeMap<&str, Vec<&Attack>> = BTreeMap::new();
         for attack in without_twin {
-            by_feature.entry(attack.boots.feature().unwrap_or_default()).or_default().push(attack);
+            by_feature.entry(attack.boots.feature.as_deref().unwrap_or_default()).or_default().push(attack);
         }
         for (feature, attacks) in by_feature {
             let weakened = during(&format!("building SecVisor {feature}"), || beneath(&[feature]))?;
@@ -173,15 +208,35 @@ impl Prepared<'_> {
         Ok(results)
     }
 
+    /// The kernel's init text, patched, before it is freed; behind its address.
+    fn read_init_text(
+        &self,
+        approval: &Path,
+        boot: &dyn Fn(PathBuf, &[String]) -> Result<Boot>,
+        scratch: &Scratch,
+    ) -> Result<Vec<u8>> {
+        let (physical, address, length) = spoil::init_text(&mut fs::read(approval)?)?;
+        let initrd = self.initrd(&[], scratch.0.join("initrd"))?;
+        let mut guest = Machine::new("attack-init-text").start(&boot(initrd, &[])?)?;
+        // Some time before it is freed; what Linux patches in it, it has patched.
+        guest.wait_for("to unpack rootfs image", Duration::from_secs(120))?;
+        guest.monitor().execute("stop")?;
+        let file = scratch.0.join("init-text");
+        guest.monitor().save_memory(physical, length, &file)?;
+        let bytes = [address.to_le_bytes().to_vec(), fs::read(file)?].concat();
+        guest.finish()?;
+        Ok(bytes)
+    }
+
     /// Boots as often as needed for all these attacks.
     fn sessions(
         &self,
         label: &str,
         attacks: &[&Attack],
-        boot: &dyn Fn(PathBuf) -> Result<Boot>,
+        boot: &dyn Fn(PathBuf, &[String]) -> Result<Boot>,
         scratch: &Scratch,
     ) -> Result<Vec<session::Ended>> {
-        let (shared, own): (Vec<&Attack>, Vec<&Attack>) = attacks.iter().partition(|attack| attack.boots != Boots::Own);
+        let (shared, own): (Vec<&Attack>, Vec<&Attack>) = attacks.iter().partition(|attack| !attack.boots.alone);
         let mut waiting = vec![shared.iter().map(|attack| attack.name.clone()).collect::<Vec<_>>()];
         waiting.extend(own.iter().map(|attack| vec![attack.name.clone()]));
         let mut ended = Vec::new();
@@ -189,7 +244,7 @@ impl Prepared<'_> {
             while !names.is_empty() {
                 eprintln!("{} {label}: {} attacks", self.kernel.release, names.len());
                 let initrd = self.initrd(&names, scratch.0.join("initrd"))?;
-                let session = Session::run(label, &boot(initrd)?, &names)?;
+                let session = Session::run(label, &boot(initrd, &names)?, &names)?;
                 // Whoever ended the machine took the rest with it: they get another one.
                 names.retain(|name| !session.iter().any(|one| one.name == *name));
                 ensure!(!session.is_empty(), "the guest did not come up");
@@ -198,6 +253,19 @@ impl Prepared<'_> {
         }
         Ok(ended)
     }
+}
+
+/// Both guests' command line: that of the other tests, and memory for a crash kernel.
+fn command_line() -> String {
+    format!("{CMDLINE} crashkernel=32M")
+}
+
+/// A stock module of another kernel line, as long as this kernel wants the part that describes it.
+fn other_module(kernel: &Kernel) -> Result<Vec<u8>> {
+    let kernels = Line::USUAL.map(Kernel::obtain).into_iter().collect::<Result<Vec<_>>>()?;
+    let other = kernels.iter().find(|other| other.release != kernel.release).context("no other kernel")?;
+    let own = Module::unsigned(kernel.module(OTHER)?)?.section_size(DESCRIPTION)?;
+    Module::unsigned(other.module(OTHER)?)?.with_section_size(DESCRIPTION, own).map(Module::into_bytes)
 }
 
 /// One program with every attack in it, which needs no library in the guest.

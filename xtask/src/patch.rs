@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use object::LittleEndian;
-use object::elf::{FileHeader64, Rela64, SHT_RELA};
+use object::elf::{FileHeader64, Rela64, SHT_RELA, SectionHeader64};
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
 
 /// What a signed module ends with (scripts/sign-file.c).
@@ -15,6 +15,9 @@ const RELA_SIZE: usize = size_of::<Rela64<LittleEndian>>();
 
 /// The place of `r_info` in a relocation; its upper half is the symbol's number.
 const RELA_SYMBOL: usize = 8 + 4;
+
+/// The place of `sh_offset` in a section's header; `sh_size` follows.
+const SECTION_OFFSET: usize = 24;
 
 /// A module being changed; not signed any more, or Linux would refuse it by itself.
 pub struct Module(Vec<u8>);
@@ -57,6 +60,28 @@ impl Module {
             bail!("{section} has not exactly one such relocation");
         };
         self.0[place + RELA_SYMBOL..][..4].copy_from_slice(&to.to_le_bytes());
+        Ok(self)
+    }
+
+    /// How long a section is.
+    pub fn section_size(&self, section: &str) -> Result<u64> {
+        Ok(Elf::parse(&self.0)?.section(section)?.1.sh_size(LittleEndian))
+    }
+
+    /// Gives a section another length: what is added is zero.
+    pub fn with_section_size(mut self, section: &str, size: u64) -> Result<Module> {
+        let elf = Elf::parse(&self.0)?;
+        let (index, header) = elf.section(section)?;
+        let (start, length) = header.file_range(LittleEndian).context("a section without content")?;
+        let mut content = self.0.get(start as usize..(start + length) as usize).context("a section outside")?.to_vec();
+        content.resize(size as usize, 0);
+        let headers = FileHeader64::<LittleEndian>::parse(&*self.0)?.e_shoff(LittleEndian) as usize;
+        let header = headers + index * size_of::<SectionHeader64<LittleEndian>>();
+        self.0.resize(self.0.len().next_multiple_of(64), 0);
+        let moved = self.0.len() as u64;
+        self.0.extend(content);
+        self.0[header + SECTION_OFFSET..][..8].copy_from_slice(&moved.to_le_bytes());
+        self.0[header + SECTION_OFFSET + 8..][..8].copy_from_slice(&size.to_le_bytes());
         Ok(self)
     }
 

@@ -76,6 +76,32 @@ static noinline __aligned(64) long target_clac(void)
 	return !!(flags & X86_EFLAGS_AC);
 }
 
+/* The same with CLAC across two pages: its first two bytes end one, its last begins the next. */
+static noinline long target_straddle(void)
+{
+	unsigned long flags;
+
+	asm volatile("jmp 1f; .balign 4096, 0x90; .fill 4090, 1, 0x90; 1: stac; nop" : : : "memory");
+	clac();
+	flags = native_save_fl();
+	asm volatile("pushfq; andl $~0x40000, (%%rsp); popfq" : : : "memory", "cc");
+	return !!(flags & X86_EFLAGS_AC);
+}
+
+/*
+ * For bsearch to call: 0 if it was called through a retpoline, which leaves the address it goes to where it took its
+ * own return address from.
+ */
+int target_probe(const void *key, const void *element);
+noinline int target_probe(const void *key, const void *element)
+{
+	unsigned long left;
+
+	asm volatile("mov -8(%%rsp), %0; movq $0, -8(%%rsp)" : "=r"(left) : : "memory");
+	return left != (unsigned long)target_probe;
+}
+EXPORT_SYMBOL_GPL(target_probe);
+
 static int read_parameter(char *buffer, const struct kernel_param *parameter)
 {
 	return sprintf(buffer, "%ld\n", ((long (*)(void))parameter->arg)());
@@ -87,6 +113,7 @@ module_param_cb(jump, &reading, read_jump, 0444);
 module_param_cb(called, &reading, target_called, 0444);
 module_param_cb(two, &reading, read_two, 0444);
 module_param_cb(clac, &reading, target_clac, 0444);
+module_param_cb(straddle, &reading, target_straddle, 0444);
 
 static int __init target_init(void)
 {

@@ -6,22 +6,21 @@ use std::fs;
 
 /// Which boot an attack gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Boots {
-    /// With others.
-    Shared,
-    /// Alone.
-    Own,
-    /// With others; and where the others run without SecVisor, beneath a build of it that has this feature.
-    Without(String),
+pub struct Boots {
+    /// Alone, or with others.
+    pub alone: bool,
+    /// Where the others run without SecVisor, this one runs beneath a build of it that has this feature.
+    pub feature: Option<String>,
 }
 
 impl Boots {
-    /// The feature of the test build that stands in for the run without SecVisor.
-    pub fn feature(&self) -> Option<&str> {
-        match self {
-            Boots::Without(feature) => Some(feature),
-            _ => None,
-        }
+    fn parse(cell: &str) -> Boots {
+        let (alone, rest) = match cell.strip_prefix("own") {
+            Some(rest) => (true, rest.trim_start_matches(':')),
+            None => (false, cell),
+        };
+        let feature = Some(rest).filter(|rest| !rest.is_empty() && *rest != "shared").map(str::to_string);
+        Boots { alone, feature }
     }
 }
 
@@ -60,11 +59,7 @@ fn parse_line(line: &str) -> Result<Attack> {
     let cells: Vec<_> = line.split_whitespace().map(str::to_string).collect();
     let [row, name, boots, native, secvisor, rule] =
         <[String; 6]>::try_from(cells).ok().with_context(|| format!("not six columns: {line}"))?;
-    let boots = match &*boots {
-        "shared" => Boots::Shared,
-        "own" => Boots::Own,
-        _ => Boots::Without(boots),
-    };
+    let boots = Boots::parse(&boots);
     let rule = Some(rule).filter(|rule| rule != "-");
     Ok(Attack { row, name, boots, native, secvisor, rule })
 }
@@ -77,7 +72,10 @@ mod tests {
     fn the_manifest_is_understood() {
         let attacks = parse("# a comment\n\n19 svm without-x succeeded refused -\n").unwrap();
         assert_eq!(attacks.len(), 1);
-        assert_eq!(attacks[0].boots.feature(), Some("without-x"));
+        assert_eq!(attacks[0].boots, Boots { alone: false, feature: Some("without-x".into()) });
+        assert_eq!(Boots::parse("shared"), Boots { alone: false, feature: None });
+        assert_eq!(Boots::parse("own"), Boots { alone: true, feature: None });
+        assert_eq!(Boots::parse("own:without-x"), Boots { alone: true, feature: Some("without-x".into()) });
         assert_eq!(attacks[0].rule, None);
         assert!(parse("19 svm").is_err());
     }

@@ -28,7 +28,7 @@ impl Results {
     pub fn new(release: &str, attacks: &[Attack], only_native: bool) -> Results {
         let mut attacks = attacks.to_vec();
         if only_native {
-            attacks.retain(|attack| attack.boots.feature().is_none());
+            attacks.retain(|attack| attack.boots.feature.is_none());
         }
         Results { release: release.to_string(), attacks, only_native, ended: BTreeMap::new() }
     }
@@ -102,7 +102,7 @@ impl Results {
                 "native": side(Side::Native).map(|ended| &ended.word),
                 "secvisor": side(Side::SecVisor).map(|ended| &ended.word),
                 "rule": side(Side::SecVisor).map(broken).unwrap_or_default().join(","),
-                "without": attack.boots.feature(),
+                "without": attack.boots.feature,
                 "ok": self.attack_ok(attack),
             })
         });
@@ -134,7 +134,7 @@ mod tests {
         let attack = Attack {
             row: "1".into(),
             name: "a".into(),
-            boots: Boots::Shared,
+            boots: Boots { alone: false, feature: None },
             native: "succeeded".into(),
             secvisor: "refused".into(),
             rule: Some("unapproved-code".into()),

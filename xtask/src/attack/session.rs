@@ -52,7 +52,7 @@ impl Session {
         machine.extra = ["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"].map(str::to_string).to_vec();
         let guest = machine.start(boot)?;
         let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false };
-        let end = session.follow(names.len())?;
+        let end = session.follow(names)?;
         let off = end == Some(End::PoweredOff);
         let Session { mut guest, current, range, mut ended, alive } = session;
         let ok = off && alive && current.is_none();
@@ -80,8 +80,20 @@ impl Session {
         Ok(all)
     }
 
+    /// SecVisor refuses to start: how an attack on its launch must end.
+    fn not_started(&mut self, names: &[String], line: String) -> Result<()> {
+        let [name] = names else { bail!("{line}") };
+        let more = self.guest.wait_for("Linux version", Duration::from_secs(1));
+        let word = if more.is_ok() { "started" } else { "not-started" };
+        eprintln!("  {name}: {word} ({line})");
+        let (name, word) = (name.clone(), word.to_string());
+        self.ended.push(Ended { name, word, detail: line, violations: Vec::new(), alive: false, logs: None });
+        Ok(())
+    }
+
     /// Tells how the machine ended, if it did.
-    fn follow(&mut self, count: usize) -> Result<Option<End>> {
+    fn follow(&mut self, names: &[String]) -> Result<Option<End>> {
+        let count = names.len();
         let mut deadline = Instant::now() + START;
         loop {
             let line = match self.guest.wait_for("", deadline.saturating_duration_since(Instant::now())) {
@@ -90,7 +102,8 @@ impl Session {
             };
             let Some((_, said)) = line.split_once("attack: ") else {
                 if line.contains("secvisor: cannot start") {
-                    bail!("{line}");
+                    self.not_started(names, line)?;
+                    return Ok(None);
                 }
                 continue;
             };
@@ -144,11 +157,11 @@ fn how_it_ended(guest: &mut Guest, end: Option<&End>) -> (String, String) {
     if let Some(line) = last(&report, "panic") {
         return ("secvisor-panic".to_string(), line);
     }
-    if let Some(line) = last(guest.console(), "Kernel panic") {
-        return ("guest-panic".to_string(), line);
-    }
     if let Some(line) = last(&report, "triple fault") {
         return ("triple-fault".to_string(), line);
+    }
+    if let Some(line) = last(guest.console(), "Kernel panic") {
+        return ("guest-panic".to_string(), line);
     }
     if end == Some(&End::Reset) {
         return ("reset".to_string(), "the machine was reset".to_string());
