@@ -21,6 +21,32 @@ pub enum End {
     Status(i32),
 }
 
+/// How often what a guest says may put off the end of waiting, in limits: one that talks for ever is stuck, too.
+const MOST: u32 = 10;
+
+/// Waiting that ends when nothing has been said for `limit`: a guest on a loaded host is slow, but says something.
+struct Patience {
+    limit: Duration,
+    since: Instant,
+    heard: Instant,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Patience {
+        Patience { limit, since: Instant::now(), heard: Instant::now() }
+    }
+
+    fn heard(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// How much is left of it.
+    fn left(&self) -> Duration {
+        let whole = (self.limit * MOST).saturating_sub(self.since.elapsed());
+        whole.min(self.limit.saturating_sub(self.heard.elapsed()))
+    }
+}
+
 /// A running machine; dropping it ends it.
 pub struct Guest {
     child: Child,
@@ -44,18 +70,21 @@ impl Guest {
         Ok(Guest { child, input, console, seen: Vec::new(), monitor, logs })
     }
 
-    /// Waits for a console line that contains `text`, and returns it.
+    /// Waits for a console line that contains `text`, and returns it; gives up when nothing is said for `limit`.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
-        let deadline = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         loop {
-            match self.console.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.console.recv_timeout(patience.left()) {
                 Ok(line) => {
+                    patience.heard();
                     self.seen.push(line.clone());
                     if line.contains(text) {
                         return Ok(line);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => bail!("no \"{text}\" within {limit:?}; {}", self.where_to_look()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("no \"{text}\"; {}; {}", self.how_long(&patience), self.where_to_look())
+                }
                 Err(RecvTimeoutError::Disconnected) => bail!("ended without \"{text}\"; {}", self.where_to_look()),
             }
         }
@@ -86,16 +115,20 @@ impl Guest {
         &mut self.monitor
     }
 
-    /// Waits until the machine has ended by itself.
+    /// Waits until the machine has ended by itself; gives up when nothing is said for `limit`.
     pub fn wait_end(&mut self, limit: Duration) -> Result<End> {
-        let deadline = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         let status = loop {
-            self.seen.extend(self.console.try_iter());
+            for line in self.console.try_iter() {
+                self.seen.push(line);
+                patience.heard();
+            }
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
-            ensure!(Instant::now() < deadline, "still running after {limit:?}; {}", self.where_to_look());
-            thread::sleep(Duration::from_millis(5));
+            let still = || format!("still running; {}; {}", self.how_long(&patience), self.where_to_look());
+            ensure!(!patience.left().is_zero(), still());
+            thread::sleep(Duration::from_millis(20));
         };
         self.seen.extend(self.console.iter());
         match (status.code(), self.monitor.shutdown_reason().as_deref()) {
@@ -118,6 +151,13 @@ impl Guest {
         // The last line may still be incomplete.
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         Ok(complete.lines().map(|line| line.trim_end_matches('\r').to_string()).collect())
+    }
+
+    /// How long was waited, and what was said last.
+    fn how_long(&self, patience: &Patience) -> String {
+        let (waited, silent) = (patience.since.elapsed().as_secs(), patience.heard.elapsed().as_secs());
+        let last = self.seen.last().map_or("", String::as_str);
+        format!("waited {waited} s, the last {silent} s in silence after \"{last}\"")
     }
 
     /// Where the logs are, for a failure's message.

@@ -82,8 +82,8 @@ pub fn refused(stage: &Stage, case: &Case) -> Result<()> {
 
     const LINE: &str = "secvisor: cannot start: ";
     let mut guest = start.machine.start(&start.boot)?;
-    let line = guest.wait_for(LINE, Duration::from_secs(30))?;
-    guest.wait_for_report(LINE, Duration::from_secs(5))?;
+    let line = guest.wait_for(LINE, Duration::from_secs(120))?;
+    guest.wait_for_report(LINE, Duration::from_secs(30))?;
     // Whatever still happened now would happen after the refusal.
     let more = guest.wait_for("", Duration::from_millis(500));
     ensure!(more.is_err(), "it went on: {more:?}; {}", guest.where_to_look());

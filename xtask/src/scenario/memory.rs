@@ -19,7 +19,7 @@ pub fn footprint(stage: &Stage) -> Result<()> {
     let mut machine = Machine::new("footprint");
     machine.memory_mib = MEMORY_MIB;
     let mut guest = stage.start(Setting::Beneath, &machine, stage.initrd()?, "")?;
-    let line = guest.wait_for_report("hypervisor memory ", Duration::from_secs(60))?;
+    let line = guest.wait_for_report("hypervisor memory ", Duration::from_secs(120))?;
     let kib = line.split("hypervisor memory ").nth(1).and_then(|rest| rest.strip_suffix(" KiB"));
     let kib: u64 = kib.with_context(|| format!("no figure in \"{line}\""))?.parse()?;
     println!("  {}: {kib} KiB of 4 GiB", stage.kernel.release);
@@ -36,7 +36,7 @@ pub fn absent(stage: &Stage) -> Result<()> {
     machine.memory_mib = MEMORY_MIB;
     let lines = [QUIET, REACH].concat();
     let mut guest = stage.start(Setting::Beneath, &machine, stage.initrd()?, &lines)?;
-    let line = guest.wait_for("reach: address ", Duration::from_secs(60))?;
+    let line = guest.wait_for("reach: address ", Duration::from_secs(120))?;
     let address = line.split("0x").nth(1).context("no address")?;
     let address = u64::from_str_radix(address, 16)?;
     let content = |guest: &mut Guest| {
@@ -46,10 +46,10 @@ pub fn absent(stage: &Stage) -> Result<()> {
     };
     let before = content(&mut guest)?;
     guest.say("")?;
-    guest.wait_for("reach: done", Duration::from_secs(60))?;
+    guest.wait_for("reach: done", Duration::from_secs(120))?;
     let after = content(&mut guest)?;
     guest.say("")?;
-    switched_off(&mut guest, Duration::from_secs(60))?;
+    switched_off(&mut guest, Duration::from_secs(120))?;
     let place = guest.where_to_look();
     ensure!(before.iter().any(|&byte| byte != u8::MAX), "nothing there to be seen; {place}");
     ensure!(before == after, "it was changed; {place}");

@@ -23,7 +23,7 @@ pub fn reaches_linux(stage: &Stage) -> Result<()> {
             }
             guest.say("")?;
         }
-        switched_off(&mut guest, Duration::from_secs(60))?;
+        switched_off(&mut guest, Duration::from_secs(120))?;
         let counted = format!("{} in all", TIMES * PLACES.len());
         ensure!(said(&guest, "nmi").last() == Some(&counted.as_str()), "not {counted}; {}", guest.where_to_look());
         no_violations(&guest)?;
@@ -35,8 +35,8 @@ pub fn reaches_linux(stage: &Stage) -> Result<()> {
 /// Linux knows no reason for it, and says so.
 fn inject(guest: &mut Guest) -> Result<()> {
     guest.monitor().execute("inject-nmi")?;
-    guest.wait_for("NMI received for unknown reason", Duration::from_secs(20))?;
-    guest.wait_for("Dazed and confused", Duration::from_secs(20))?;
+    guest.wait_for("NMI received for unknown reason", Duration::from_secs(60))?;
+    guest.wait_for("Dazed and confused", Duration::from_secs(60))?;
     Ok(())
 }
 
