@@ -44,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
     every.staged("devices", devices::disks_and_network);
     every.staged("patching", patching::switches);
     every.staged("nmi", nmi::reaches_linux);
+    every.staged("some-modules", sweep::some);
     every.staged("footprint", memory::footprint);
     every.staged("hypervisor-memory", memory::absent);
     every.staged("storm-of-calls", storm::calls);
@@ -56,7 +57,6 @@ pub fn all() -> Vec<Scenario> {
     every.long = true;
     every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Loader::Bios));
     every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Loader::Uefi));
-    every.staged("some-modules", sweep::some);
     every.staged("all-modules", sweep::all);
     every.scenarios
 }
@@ -103,8 +103,8 @@ fn native_module(line: Line) -> Result<()> {
     let boot = Boot::Native { vmlinuz: kernel.vmlinuz, initrd, cmdline: CMDLINE.to_string() };
     let mut guest = Machine::new(&name).start(&boot)?;
     guest.wait_for("hello: loaded", Duration::from_secs(120))?;
-    guest.wait_for("hello: unloaded", Duration::from_secs(30))?;
-    let end = guest.wait_end(Duration::from_secs(60))?;
+    guest.wait_for("hello: unloaded", Duration::from_secs(120))?;
+    let end = guest.wait_end(Duration::from_secs(120))?;
     ensure!(end == End::PoweredOff, "ended by {end:?}; {}", guest.where_to_look());
     guest.finish()
 }
