@@ -1,10 +1,10 @@
 //! `cargo xtask test`: everything that can fail, counted.
 
 use crate::scenario::{self, Scenario};
-use crate::{model, workspace};
-use anyhow::Result;
+use crate::{model, toolchain, workspace};
+use anyhow::{Result, ensure};
 use std::time::Instant;
-use xshell::{Cmd, Shell, cmd};
+use xshell::{Shell, cmd};
 
 /// The packages that run on the host: all but the hypervisor.
 const HOST: [&str; 3] = ["--workspace", "--exclude", "secvisor-hypervisor"];
@@ -13,6 +13,8 @@ const HOST: [&str; 3] = ["--workspace", "--exclude", "secvisor-hypervisor"];
 struct Tally {
     passed: u32,
     failed: u32,
+    /// What failed, for the last line.
+    names: Vec<String>,
 }
 
 /// Runs the checks, the host's tests and the boots, or only the boots whose name contains `only`; tells
@@ -21,47 +23,49 @@ pub fn all(only: Option<&str>) -> Result<bool> {
     let shell = workspace::shell()?;
     let mut tally = Tally::default();
     if only.is_none() {
-        tally.check("format", cmd!(shell, "cargo fmt --all --check"));
+        tally.check("format", || Ok(cmd!(shell, "cargo fmt --all --check").quiet().run()?));
         let lint = cmd!(shell, "cargo clippy --quiet").args(HOST).args(["--all-targets", "--", "-D", "warnings"]);
-        tally.check("lint", lint);
+        tally.check("lint", || Ok(lint.quiet().run()?));
+        tally.check("lint-hypervisor", toolchain::lint_hypervisor);
         tally.host_tests(&shell)?;
-        tally.timed("model", model::as_documented);
+        tally.check("model", model::as_documented);
     }
     let wanted = |scenario: &&Scenario| only.map_or(!scenario.long, |part| scenario.name.contains(part));
-    for scenario in scenario::all().iter().filter(wanted) {
-        tally.timed(&scenario.name, &scenario.run);
+    let stories = scenario::all();
+    ensure!(stories.iter().any(|scenario| wanted(&scenario)), "no boot is called so");
+    for scenario in stories.iter().filter(wanted) {
+        tally.check(&scenario.name, &scenario.run);
+    }
+    if tally.failed > 0 {
+        println!("failed: {}", tally.names.join(", "));
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
 }
 
 impl Tally {
-    fn count(&mut self, name: &str, passed: bool) {
-        println!("{} {name}", if passed { "pass" } else { "FAIL" });
-        if passed {
-            self.passed += 1;
-        } else {
-            self.failed += 1;
-        }
-    }
-
-    fn timed(&mut self, name: &str, test: impl Fn() -> Result<()>) {
+    /// Runs it, says how it ended and how long it took; an error says why, and where to look.
+    fn check(&mut self, name: &str, run: impl FnOnce() -> Result<()>) {
         let start = Instant::now();
-        let result = test();
-        let took = start.elapsed().as_secs_f32();
+        let result = run();
         if let Err(error) = &result {
             eprintln!("{name}: {error:#}");
         }
-        self.count(&format!("{name} ({took:.1} s)"), result.is_ok());
+        println!("{} {name} ({:.1} s)", if result.is_ok() { "pass" } else { "FAIL" }, start.elapsed().as_secs_f32());
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(_) => self.fail(name, 1),
+        }
     }
 
-    fn check(&mut self, name: &str, command: Cmd) {
-        let passed = command.quiet().run().is_ok();
-        self.count(name, passed);
+    fn fail(&mut self, name: &str, count: u32) {
+        self.failed += count;
+        self.names.push(name.to_string());
     }
 
     /// Adds up what the test programs report of themselves.
     fn host_tests(&mut self, shell: &Shell) -> Result<()> {
+        let start = Instant::now();
         let tests = cmd!(shell, "cargo test --quiet --no-fail-fast").args(HOST);
         let output = tests.quiet().ignore_status().output()?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -73,9 +77,11 @@ impl Tally {
         }
         // A test program that does not even build reports no count.
         let unreported = u32::from(!output.status.success() && failed == 0);
-        println!("host tests: {passed} pass, {} FAIL", failed + unreported);
+        println!("host tests: {passed} pass, {} FAIL ({:.1} s)", failed + unreported, start.elapsed().as_secs_f32());
         self.passed += passed;
-        self.failed += failed + unreported;
+        if !output.status.success() {
+            self.fail("host tests", failed + unreported);
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-use xshell::{Shell, cmd};
+use xshell::{Cmd, Shell, cmd};
 
 const TARGET: &str = "x86_64-unknown-none";
 
@@ -66,30 +66,49 @@ pub fn build_hypervisor(test_features: &[&str]) -> Result<PathBuf> {
     to_elf32(&elf)
 }
 
+/// Lints the hypervisor as it is built; a warning is an error.
+pub fn lint_hypervisor() -> Result<()> {
+    let (shell, core) = (workspace::shell()?, Core::obtain()?);
+    Ok(for_target(&shell, "clippy", HYPERVISOR, &[], &core).args(["--", "-D", "warnings"]).quiet().run()?)
+}
+
 /// Builds `package` of the workspace at `root` for the target; returns the ELF64 file.
 ///
 /// The file is named after the features, so that builds with different ones stand side by side.
 pub fn build(root: &Path, package: &str, features: &[&str], core: &Core) -> Result<PathBuf> {
     let shell = Shell::new()?;
     shell.change_dir(root);
-    let out = root.join("target/none");
-    let features_list = features.join(",");
+    for_target(&shell, "build", package, features, core)
+        .quiet()
+        .run()
+        .with_context(|| format!("{package} does not build for {TARGET}"))?;
+    let out = out(root);
+    let built = out.join(TARGET).join("release").join(package);
+    let named = out.join([&[package], features].concat().join("-")).with_extension("elf");
+    fs::copy(&built, &named).with_context(|| format!("no {}", built.display()))?;
+    Ok(named)
+}
+
+/// Where what is built for the target lies.
+fn out(root: &Path) -> PathBuf {
+    root.join("target/none")
+}
+
+/// Cargo's command for `package` of the workspace the shell is in, and for the target.
+fn for_target<'a>(shell: &'a Shell, command: &str, package: &str, features: &[&str], core: &Core) -> Cmd<'a> {
+    let features = features.join(",");
     // The image is loaded where it was linked: nobody would apply relocations.
     let flags = format!("target.{TARGET}.rustflags=[\"-Crelocation-model=static\"]");
-    let mut cargo = cmd!(shell, "cargo build --quiet --release --package {package} --target {TARGET}")
-        .args(["--target-dir".as_ref(), out.as_os_str()])
-        .args(["--features", &features_list, "--config", &flags]);
+    let mut cargo = cmd!(shell, "cargo {command} --quiet --release --package {package} --target {TARGET}")
+        .args(["--target-dir".as_ref(), out(&shell.current_dir()).as_os_str()])
+        .args(["--features", &features, "--config", &flags]);
     if let Core::Source(library) = core {
         cargo = cargo
             .args(["-Zbuild-std=core,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"])
             .env("RUSTC_BOOTSTRAP", "1")
             .env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
     }
-    cargo.quiet().run().with_context(|| format!("{package} does not build for {TARGET}"))?;
-    let built = out.join(TARGET).join("release").join(package);
-    let named = out.join([&[package], features].concat().join("-")).with_extension("elf");
-    fs::copy(&built, &named).with_context(|| format!("no {}", built.display()))?;
-    Ok(named)
+    cargo
 }
 
 /// Rewrites an ELF64 as ELF32 beside it: QEMU's multiboot loader refuses the former.
