@@ -86,6 +86,10 @@ mod tests {
         let v = [cond::BOOT_ONLY, cond::BASE, 5];
         assert!(!Choices::new().possible(from(&v, 0)));
         assert!(Choices::new().possible(from(&v, 1)));
+        // Nothing behind it is known to hold, either.
+        let v = [cond::BOOT_ONLY, 5 | cond::NOT, 5];
+        let c = Choices::new();
+        assert!(!c.possible(from(&v, 0)) && c.possible(from(&v, 1)) && c.possible(from(&v, 2)));
     }
 
     #[test]

@@ -98,3 +98,24 @@ impl<'a> FrameTable<'a> {
         *entry = page.map_or(DATA, |p| p as u16);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_frame_is() {
+        let mut entries = [0; 4];
+        let mut table = FrameTable::new(&mut entries);
+        table.add_ram(0..3);
+        table.add_hypervisor(2..3);
+        table.set(Frame(1), Some(7));
+        let states = [FrameState::Data, FrameState::Approved(7), FrameState::Hypervisor, FrameState::Device];
+        for (frame, state) in states.into_iter().chain([FrameState::Device]).enumerate() {
+            assert_eq!(table.get(Frame(frame as u64)), state);
+            assert_eq!(table.is_data(Frame(frame as u64)), state == FrameState::Data);
+        }
+        assert!(table.len() == 4 && !table.is_empty());
+        assert!(FrameTable::new(&mut []).is_empty());
+    }
+}

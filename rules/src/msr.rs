@@ -97,6 +97,19 @@ mod tests {
         assert_eq!(write(0x1b, base + 0x1000, || base), MsrWrite::Refuse);
         assert_eq!(write(0xc001_0015, 1 << 30, || 0), MsrWrite::Allow);
         assert_eq!(write(0xc001_0015, 1, || 0), MsrWrite::Refuse);
+        let known: [(u32, &[u32]); 5] = [
+            (0x1b, &[10, 11]),
+            (0xc001_0015, &[18, 24, 25, 30]),
+            (0xc001_1020, &[10, 33, 54]),
+            (0xc001_1029, &[1, 9]),
+            (0xc001_10e3, &[1]),
+        ];
+        for (number, bits) in known {
+            for bit in 0..64 {
+                let allowed = if bits.contains(&bit) { MsrWrite::Allow } else { MsrWrite::Refuse };
+                assert_eq!(write(number, 1 << bit, || 0), allowed, "{number:#x} bit {bit}");
+            }
+        }
     }
 
     #[test]

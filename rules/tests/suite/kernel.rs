@@ -129,11 +129,13 @@ fn writes() {
     assert_eq!(world.rules.frames().get(frame), FrameState::Data);
     let counters = world.rules.counters();
     assert_eq!((counters.approved, counters.writes, counters.writes_after_boot), (13, 1, 0));
+    let verified = counters.verified;
     // A right that was given meanwhile.
     let verdict = world.rules.step(&mut world.ram, Event::Write { frame });
     assert!(matches!(verdict, Verdict::Resume));
     assert_eq!(world.rules.counters().writes, 1);
     assert!(matches!(world.fetch_kernel(s::TEXT, 0), Outcome::Restored(_)));
+    assert_eq!(world.rules.counters().verified, verified + 1);
     world.boot();
     world.first_user();
     world.write(frame, PLAIN as usize, &[1]);

@@ -500,6 +500,49 @@ fn another_module_over_init_text_that_was_freed() {
     }
 }
 
+/// What a module is placed over ends, and nothing beside it.
+#[test]
+fn another_module_over_or_beside_the_text_of_one() {
+    for away in -4..=6i64 {
+        let vars = usual_vars();
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        run_all(&mut world, &vars);
+        let mut other = vars.clone();
+        other[s::C_TEXT as usize] = vars[s::A_TEXT as usize].wrapping_add_signed(away * PAGE as i64);
+        world.load(s::GAMMA, &other, &frames(0x60, 2));
+        for page in 0..2 {
+            assert_eq!(world.fetch_module(s::GAMMA, page, &other), Outcome::Runs, "{away}");
+        }
+        // Four pages, and two.
+        let ended = (-1..4).contains(&away);
+        for page in 0..4 {
+            assert_eq!(approved(&world, s::ALPHA, page).is_none(), ended, "{away}");
+        }
+        assert_eq!(approved(&world, s::ALPHA_INIT, 0).is_none(), ended, "{away}");
+        let expected = if ended { 0 } else { vars[s::A_DATA as usize] };
+        assert_eq!(world.rules.variable(s::A_DATA as usize), expected, "{away}");
+        assert!(approved(&world, s::BETA, 0).is_some() && approved(&world, s::BETA, 1).is_some());
+        world.check();
+    }
+}
+
+/// A page that says that another module lies where it lies itself has no place.
+#[test]
+fn a_page_that_places_another_module_over_itself() {
+    for pages in [-1, 1, 2, 3i64] {
+        let mut vars = usual_vars();
+        vars[s::B_TEXT as usize] = vars[s::A_TEXT as usize].wrapping_add_signed(pages * PAGE as i64);
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        // This page shows where the other module is, and of its own nothing.
+        let outcome = world.fetch_module(s::ALPHA, 2, &vars);
+        assert_eq!(outcome.rule(), Some(Rule::WrongPlace), "{pages}: {outcome:?}");
+        assert!(outcome.refused() && approved(&world, s::ALPHA, 2).is_none());
+        world.check();
+    }
+}
+
 /// A module may call a function of its own before anything else of it has run.
 #[test]
 fn a_static_call_into_the_page_that_is_being_verified() {

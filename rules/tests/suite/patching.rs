@@ -152,6 +152,24 @@ fn half_written_across_pages() {
     }
 }
 
+/// What is put back because it would have been executed half-written is held to its neighbour, too.
+#[test]
+fn a_page_that_is_put_back_is_compared_as_a_whole() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    let across = |x: &&SiteSpec| !inside_a_page(x) && matches!(x.kind, Kind::StaticCall(_));
+    let call = world.spec.regions[s::TEXT].sites.iter().find(across).unwrap().clone();
+    let page = call.offset as usize / PAGE;
+    // Both halves are changed, the second page runs with its own, and the first is spoilt where it runs.
+    world.write_kernel(s::TEXT, call.offset, &s::NOP5);
+    assert_eq!(world.fetch_kernel(s::TEXT, page + 1), Outcome::Runs);
+    let start = (page * PAGE) as u64;
+    world.write_kernel(s::TEXT, start, &JUNK[..2]);
+    let outcome = world.fetch_patching(world.kernel_frame(s::TEXT, page), s::IMAGE + start);
+    assert!(outcome.refused() && outcome.rule() == Some(Rule::Tampered), "{outcome:?}");
+    world.check();
+}
+
 /// Modules do not patch themselves: what is half-written there is not right.
 #[test]
 fn modules_are_not_stepped() {
