@@ -176,6 +176,85 @@ mod tests {
     }
 
     #[test]
+    fn what_exits_is_what_is_decided() {
+        let fixed = [(0x92, 0x92), (0x64, 0x64), (0xcf8, 0xcff), (0xcd6, 0xcd7)];
+        assert!(Ports::default().watched().eq(fixed));
+        assert!(ports().watched().eq(fixed.into_iter().chain([(0x604, 0x605)])));
+    }
+
+    #[test]
+    fn each_sleep_register_has_its_own_soft_off() {
+        // Side by side, in either order, and apart.
+        for [a, b] in [[0x604, 0x606], [0x606, 0x604], [0x604, 0x700]] {
+            let mut p = Ports { pm1_control: [a, b], soft_off: Some([1, 5]), ..Ports::default() };
+            for (register, own) in [(a, 1), (b, 5)] {
+                for kind in 0..8 {
+                    let right = if kind == own { PortWrite::Pass } else { PortWrite::Refuse };
+                    assert_eq!(p.write(register, 2, 1 << 13 | kind << 10), right, "{register:#x} {kind}");
+                    assert_eq!(p.write(register + 1, 1, 1 << 5 | kind << 2), right, "{register:#x} {kind}");
+                    assert_eq!(p.write(register, 2, kind << 10), PortWrite::Pass);
+                    // What is behind a byte is not written.
+                    assert_eq!(p.write(register, 1, 1 << 13 | kind << 10), PortWrite::Pass);
+                }
+                assert_eq!(p.write(register + 1, 2, 0), PortWrite::Refuse);
+                assert_eq!(p.write(register, 4, 0), PortWrite::Refuse);
+            }
+        }
+    }
+
+    #[test]
+    fn configuration_is_decided_by_function_and_register() {
+        let mut p = ports();
+        for function in 0..0x300u32 {
+            for offset in (0..0x100).step_by(4) {
+                let device = function >> 3;
+                let bridge = function == 0 || (0x18..0x1e).contains(&device);
+                let expected = match offset {
+                    0x40 | 0x44 if function == 0xf8 => PortWrite::Refuse,
+                    0..0x40 if bridge => PortWrite::Ignore,
+                    _ if bridge => PortWrite::Refuse,
+                    _ => PortWrite::Pass,
+                };
+                assert_eq!(p.write(0xcf8, 4, 1 << 31 | function << 8 | offset), PortWrite::Pass);
+                for (port, size) in [(0xcfc, 4), (0xcfc, 1), (0xcfe, 2), (0xcff, 1)] {
+                    assert_eq!(p.write(port, size, 0), expected, "{function:#x} {offset:#x}");
+                }
+            }
+            assert_eq!(host_bridge(function as u16), function == 0 || (0xc0..0xf0).contains(&function));
+            assert_eq!(held_in_memory(function as u16), host_bridge(function as u16) || function == 0xf8);
+        }
+        for (port, size) in [(0xcf8, 1), (0xcf8, 2), (0xcfa, 2), (0xcf9, 2), (0xcf7, 2), (0xcfb, 2)] {
+            assert_eq!(p.write(port, size, 0), PortWrite::Refuse, "{port:#x} {size}");
+        }
+        assert_eq!(p.write(0xcfb, 1, 1), PortWrite::Ignore);
+    }
+
+    #[test]
+    fn power_management_is_decided_by_index() {
+        let mut p = ports();
+        for index in 0..0x100u32 {
+            assert_eq!(p.write(0xcd6, 1, index), PortWrite::Pass);
+            let expected = if (0x60..0x70).contains(&index) { PortWrite::Refuse } else { PortWrite::Pass };
+            assert_eq!(p.write(0xcd7, 1, 0), expected, "{index:#x}");
+        }
+        assert_eq!(p.write(0xcd6, 2, 0), PortWrite::Refuse);
+        assert_eq!(p.write(0xcd7, 2, 0), PortWrite::Refuse);
+    }
+
+    #[test]
+    fn every_value_of_the_reset_ports() {
+        let mut p = ports();
+        let decided = |resets| if resets { PortWrite::Reset } else { PortWrite::Pass };
+        for value in 0..0x100 {
+            assert_eq!(p.write(0xcf9, 1, value), decided(value & 4 != 0), "{value:#x}");
+            assert_eq!(p.write(0x92, 1, value), decided(value % 2 == 1), "{value:#x}");
+            assert_eq!(p.write(0x64, 1, value), decided(value >= 0xf0 && value % 2 == 0), "{value:#x}");
+        }
+        assert_eq!(p.write(0x92, 2, 0), PortWrite::Refuse);
+        assert_eq!(p.write(0x64, 2, 0), PortWrite::Refuse);
+    }
+
+    #[test]
     fn a_cpu_is_never_reset_alone() {
         let mut p = ports();
         assert_eq!(p.write(0xcf9, 1, 4), PortWrite::Reset);

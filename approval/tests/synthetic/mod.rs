@@ -372,7 +372,15 @@ fn beta() -> RegionSpec {
 }
 
 fn gamma() -> RegionSpec {
-    let sites = vec![site(0x10, Kind::Rel32(To::Kernel(FUNCTION))), site(0x20, returns())];
+    // The last site ends with the last page of all.
+    let last = 2 * PAGE as u64 - 2;
+    let sites = vec![
+        site(0x10, Kind::Rel32(To::Kernel(FUNCTION))),
+        site(0x20, returns()),
+        site(PAGE as u64 - 3, unshown()),
+        site(PAGE as u64 + 0x900, unshown()),
+        site(last, Kind::Jump2(-9)),
+    ];
     RegionSpec { module: 2, kind: RegionKind::ModuleText, base: C_TEXT as u64, pages: 2, sites, functions: vec![0x60] }
 }
 
@@ -384,7 +392,13 @@ impl Spec {
             kind: RegionKind::KernelText,
             base: IMAGE + 0xb000,
             pages: 1,
-            sites: vec![site(0x20, returns()), site(0x30, Kind::Jump5(-0x20))],
+            // In the middle, and up to the last byte.
+            sites: vec![
+                site(0x20, returns()),
+                site(0x30, Kind::Jump5(-0x20)),
+                site(0x900, Kind::Jump2(6)),
+                site(PAGE as u64 - 5, Kind::Ftrace),
+            ],
             functions: vec![0x10],
         };
         let init = RegionSpec {

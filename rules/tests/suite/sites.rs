@@ -140,6 +140,66 @@ fn after_boot_choices_and_constants_stay_and_the_rest_may_change() {
     }
 }
 
+/// Wherever in a page the site is that does.
+#[test]
+fn a_condition_binds_wherever_its_site_is() {
+    for (page, at) in [(0, PAGE - 3), (1, 0x900)] {
+        let mut stage = stage();
+        let mut world = World::booted(&mut stage);
+        let vars = usual_vars();
+        world.load(s::GAMMA, &vars, &frames(0x60, 2));
+        world.load(s::BETA, &vars, &frames(0x40, 2));
+        world.write(frames(0x60, 2)[page], at, &[0xf3, 0xa4, 0x90]);
+        assert_eq!(world.fetch_module(s::GAMMA, page, &vars), Outcome::Runs);
+        assert!(world.fetch_module(s::BETA, 0, &vars).refused(), "the other form");
+        world.write(frames(0x40, 1)[0], 0x50, &[0xf3, 0xa4, 0x90]);
+        assert_eq!(world.fetch_module(s::BETA, 0, &vars), Outcome::Runs);
+    }
+}
+
+/// Right before a site and right behind it every byte is compared.
+#[test]
+fn the_bytes_beside_a_site_are_no_part_of_it() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    let vars = usual_vars();
+    world.load(s::BETA, &vars, &frames(0x40, 2));
+    world.load(s::ALPHA, &vars, &frames(0x44, 4));
+    let mut tried = 0;
+    for region in [s::TEXT, s::FAR_TEXT, s::INIT, s::ALPHA, s::BETA] {
+        let (pages, sites) = (world.spec.regions[region].pages, world.spec.regions[region].sites.clone());
+        let base = world.spec.base(region, &vars);
+        let kernel = world.spec.regions[region].module == NONE;
+        let fetch = |world: &mut World<'_>, page: usize| match kernel {
+            true => world.fetch_kernel(region, page),
+            false => world.fetch_module(region, page, &vars),
+        };
+        for page in 0..pages {
+            assert_eq!(fetch(&mut world, page), Outcome::Runs);
+        }
+        let of_site = |at: u64| sites.iter().any(|x| (x.offset..x.offset + x.kind.len() as u64).contains(&at));
+        let beside = sites.iter().flat_map(|x| [x.offset.wrapping_sub(1), x.offset + x.kind.len() as u64]);
+        for at in beside.filter(|at| *at < (pages * PAGE) as u64 && !of_site(*at)) {
+            let (page, offset) = (at as usize / PAGE, at as usize % PAGE);
+            let frame = match kernel {
+                true => world.kernel_frame(region, page),
+                false => world.ram.tables[&(base + (page * PAGE) as u64)],
+            };
+            let byte = world.ram.pages[frame.0 as usize][offset];
+            world.write(frame, offset, &[byte ^ 0x10]);
+            match (fetch(&mut world, page), region) {
+                (Outcome::Refused(v), s::INIT) => assert_eq!(v.rule, Rule::UnapprovedCode),
+                (Outcome::Restored(v), _) => assert_eq!(v.nearest.map(|n| n.1 as usize), Some(offset)),
+                (other, _) => panic!("region {region} at {at:#x}: {other:?}"),
+            }
+            world.write(frame, offset, &[byte]);
+            assert_eq!(fetch(&mut world, page), Outcome::Runs);
+            tried += 1;
+        }
+    }
+    assert!(tried > 80, "{tried}");
+}
+
 /// The first site of the palette that `is`.
 fn find(world: &World<'_>, is: impl Fn(&Kind) -> bool) -> SiteSpec {
     world.spec.regions[s::TEXT].sites.iter().find(|s| is(&s.kind)).unwrap().clone()
