@@ -232,6 +232,7 @@ fn init_text_freed_before_user_mode_is_over() {
         world.boot();
         let frames: Vec<Frame> = (0..3).map(|p| world.kernel_frame(s::INIT, p)).collect();
         let saved: Vec<_> = frames.iter().map(|f| world.ram.pages[f.0 as usize]).collect();
+        assert!((0..3).all(|page| world.fetch_kernel(s::INIT, page) == Outcome::Runs));
         for frame in &frames[..freed] {
             world.write(*frame, 0, &[0xcc; PAGE]);
         }
