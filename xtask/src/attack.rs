@@ -86,6 +86,18 @@ pub fn attack(options: &Options) -> Result<bool> {
     Ok(results.ok())
 }
 
+/// For `cargo xtask test`: those that share their boot, without SecVisor and beneath it; or all there are.
+pub fn test(line: Line, all: bool) -> Result<()> {
+    let kernel = Kernel::obtain(line)?;
+    let mut attacks = manifest::read()?;
+    attacks.retain(|attack| all || attack.boots.shared() && attack.boots.feature.is_none());
+    let scratch = Scratch::new()?;
+    let results = Prepared::new(&kernel, &scratch)?.run(&attacks, false, &scratch)?;
+    print!("{}", results.text());
+    ensure!(results.ok(), "not every attack ended as it must");
+    Ok(())
+}
+
 /// What only this run uses; it goes with the run.
 struct Scratch(PathBuf);
 
@@ -236,11 +248,12 @@ impl Prepared<'_> {
         boot: &dyn Fn(PathBuf, &[String]) -> Result<Boot>,
         scratch: &Scratch,
     ) -> Result<Vec<session::Ended>> {
-        let (shared, own): (Vec<&Attack>, Vec<&Attack>) = attacks.iter().partition(|attack| !attack.boots.alone);
-        let mut waiting = vec![shared.iter().map(|attack| attack.name.clone()).collect::<Vec<_>>()];
-        waiting.extend(own.iter().map(|attack| vec![attack.name.clone()]));
+        let mut waiting: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for attack in attacks {
+            waiting.entry(&attack.boots.group).or_default().push(attack.name.clone());
+        }
         let mut ended = Vec::new();
-        while let Some(mut names) = waiting.pop() {
+        for mut names in waiting.into_values() {
             while !names.is_empty() {
                 eprintln!("{} {label}: {} attacks", self.kernel.release, names.len());
                 let initrd = self.initrd(&names, scratch.0.join("initrd"))?;

@@ -139,6 +139,11 @@ impl Guest {
         }
     }
 
+    /// Whether the machine has ended.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// What the console has said so far, as far as it was waited for.
     pub fn console(&self) -> &[String] {
         &self.seen

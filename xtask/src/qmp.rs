@@ -50,7 +50,7 @@ impl Listener {
         let (sender, said) = channel();
         let reader = BufReader::new(stream.try_clone()?);
         thread::spawn(move || reader.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut monitor = Monitor { stream, said };
+        let mut monitor = Monitor { stream, said, kept: Vec::new() };
         monitor.execute("qmp_capabilities")?;
         Ok(monitor)
     }
@@ -66,6 +66,8 @@ impl Drop for Listener {
 pub struct Monitor {
     stream: UnixStream,
     said: Receiver<String>,
+    /// What was said and may still be asked for.
+    kept: Vec<String>,
 }
 
 impl Monitor {
@@ -75,10 +77,11 @@ impl Monitor {
         Ok(())
     }
 
-    /// Whether an event of this name was told of since this was last asked.
-    pub fn told_of(&self, event: &str) -> bool {
+    /// Whether an event of this name was told of.
+    pub fn told_of(&mut self, event: &str) -> bool {
         let event = format!("\"event\": \"{event}\"");
-        self.said.try_iter().any(|line| line.contains(&event))
+        self.kept.extend(self.said.try_iter());
+        self.kept.iter().any(|line| line.contains(&event))
     }
 
     /// Writes so many bytes of the machine's physical memory to a file.
@@ -94,7 +97,8 @@ impl Monitor {
 
     /// Why the machine stopped (`guest-shutdown`, `guest-reset`, ..), once QEMU has ended.
     pub fn shutdown_reason(&self) -> Option<String> {
-        let mut lines = std::iter::from_fn(|| self.said.recv_timeout(Duration::from_secs(2)).ok());
+        let more = std::iter::from_fn(|| self.said.recv_timeout(Duration::from_secs(2)).ok());
+        let mut lines = self.kept.iter().cloned().chain(more);
         let event = lines.find(|line| line.contains("\"event\": \"SHUTDOWN\""))?;
         Some(event.split("\"reason\": \"").nth(1)?.split('"').next()?.to_string())
     }

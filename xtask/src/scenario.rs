@@ -11,6 +11,7 @@ mod storm;
 mod sweep;
 mod usermode;
 
+use crate::attack;
 use crate::guest::End;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
@@ -54,7 +55,10 @@ pub fn all() -> Vec<Scenario> {
         every.staged_on(&format!("refuses-{}", case.name), Line::Cloud61, |stage| bad_input::refused(stage, case));
     }
 
+    every.on_each("attacks", |line| attack::test(line, false));
+
     every.long = true;
+    every.on_each("every-attack", |line| attack::test(line, true));
     every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Loader::Bios));
     every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Loader::Uefi));
     every.staged("all-modules", sweep::all);

@@ -7,22 +7,30 @@ use std::fs;
 /// Which boot an attack gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boots {
-    /// Alone, or with others.
-    pub alone: bool,
+    /// Attacks of the same group share one.
+    pub group: String,
     /// Where the others run without SecVisor, this one runs beneath a build of it that has this feature.
     pub feature: Option<String>,
 }
 
 impl Boots {
-    fn parse(cell: &str) -> Boots {
-        let (alone, rest) = match cell.strip_prefix("own") {
-            Some(rest) => (true, rest.trim_start_matches(':')),
-            None => (false, cell),
-        };
-        let feature = Some(rest).filter(|rest| !rest.is_empty() && *rest != "shared").map(str::to_string);
-        Boots { alone, feature }
+    fn parse(cell: &str, name: &str) -> Boots {
+        let (group, feature) = cell.split_once(':').unwrap_or((cell, ""));
+        let group = if group == OWN { name } else { group }.to_string();
+        Boots { group, feature: Some(feature).filter(|feature| !feature.is_empty()).map(str::to_string) }
+    }
+
+    /// Whether it shares its boot with most of the others.
+    pub fn shared(&self) -> bool {
+        self.group == SHARED
     }
 }
+
+/// The largest group.
+const SHARED: &str = "shared";
+
+/// A group of its own.
+const OWN: &str = "own";
 
 /// An attack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +67,7 @@ fn parse_line(line: &str) -> Result<Attack> {
     let cells: Vec<_> = line.split_whitespace().map(str::to_string).collect();
     let [row, name, boots, native, secvisor, rule] =
         <[String; 6]>::try_from(cells).ok().with_context(|| format!("not six columns: {line}"))?;
-    let boots = Boots::parse(&boots);
+    let boots = Boots::parse(&boots, &name);
     let rule = Some(rule).filter(|rule| rule != "-");
     Ok(Attack { row, name, boots, native, secvisor, rule })
 }
@@ -70,12 +78,14 @@ mod tests {
 
     #[test]
     fn the_manifest_is_understood() {
-        let attacks = parse("# a comment\n\n19 svm without-x succeeded refused -\n").unwrap();
+        let attacks = parse("# a comment\n\n19 svm shared:without-x succeeded refused -\n").unwrap();
         assert_eq!(attacks.len(), 1);
-        assert_eq!(attacks[0].boots, Boots { alone: false, feature: Some("without-x".into()) });
-        assert_eq!(Boots::parse("shared"), Boots { alone: false, feature: None });
-        assert_eq!(Boots::parse("own"), Boots { alone: true, feature: None });
-        assert_eq!(Boots::parse("own:without-x"), Boots { alone: true, feature: Some("without-x".into()) });
+        let boots =
+            |group: &str, feature: Option<&str>| Boots { group: group.into(), feature: feature.map(Into::into) };
+        assert_eq!(attacks[0].boots, boots("shared", Some("without-x")));
+        assert_eq!(Boots::parse("shared", "a"), boots("shared", None));
+        assert_eq!(Boots::parse("own", "a"), boots("a", None));
+        assert_eq!(Boots::parse("own:without-x", "a"), boots("a", Some("without-x")));
         assert_eq!(attacks[0].rule, None);
         assert!(parse("19 svm").is_err());
     }

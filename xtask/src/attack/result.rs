@@ -134,7 +134,7 @@ mod tests {
         let attack = Attack {
             row: "1".into(),
             name: "a".into(),
-            boots: Boots { alone: false, feature: None },
+            boots: Boots { group: "shared".into(), feature: None },
             native: "succeeded".into(),
             secvisor: "refused".into(),
             rule: Some("unapproved-code".into()),

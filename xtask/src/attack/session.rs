@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// The guest itself gives up on an attack after 60 s.
 const SILENCE: Duration = Duration::from_secs(100);
 
+/// How often a silent machine is looked at.
+const LOOK: Duration = Duration::from_secs(3);
+
 /// Alone in a machine, it is the machine that may have ended.
 const SILENCE_ALONE: Duration = Duration::from_secs(70);
 
@@ -43,6 +46,7 @@ pub struct Session {
     range: Range<u64>,
     ended: Vec<Ended>,
     alive: bool,
+    asleep: bool,
 }
 
 impl Session {
@@ -51,10 +55,10 @@ impl Session {
         let mut machine = Machine::new(&format!("attack-{label}"));
         machine.extra = ["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"].map(str::to_string).to_vec();
         let guest = machine.start(boot)?;
-        let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false };
+        let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false, asleep: false };
         let end = session.follow(names)?;
         let off = end == Some(End::PoweredOff);
-        let Session { mut guest, current, range, mut ended, alive } = session;
+        let Session { guest, current, range, mut ended, alive, asleep } = session;
         let ok = off && alive && current.is_none();
         // Nobody but the last can be to blame, if the others were followed by one that ended as it should.
         for (index, one) in ended.iter_mut().rev().enumerate() {
@@ -62,7 +66,7 @@ impl Session {
         }
         let logs = guest.logs().display().to_string();
         if let Some(name) = current {
-            let (word, detail) = how_it_ended(&mut guest, end.as_ref());
+            let (word, detail) = how_it_ended(&guest, asleep, end.as_ref());
             let violations = violations(&guest)?.into_iter().filter(|line| number(line) > range.end).collect();
             ended.push(Ended { name, word, detail, violations, alive: false, logs: Some(logs) });
         } else if ok {
@@ -96,8 +100,13 @@ impl Session {
         let count = names.len();
         let mut deadline = Instant::now() + START;
         loop {
-            let line = match self.guest.wait_for("", deadline.saturating_duration_since(Instant::now())) {
+            let line = match self.guest.wait_for("", LOOK.min(deadline.saturating_duration_since(Instant::now()))) {
                 Ok(line) => line,
+                Err(_) if self.guest.monitor().told_of("SUSPEND") => {
+                    self.asleep = true;
+                    break;
+                }
+                Err(_) if Instant::now() < deadline && !self.guest.has_ended() => continue,
                 Err(_) => break,
             };
             let Some((_, said)) = line.split_once("attack: ") else {
@@ -145,8 +154,8 @@ fn number(line: &str) -> u64 {
 }
 
 /// For an attack after which the guest said nothing more.
-fn how_it_ended(guest: &mut Guest, end: Option<&End>) -> (String, String) {
-    if end.is_none() && guest.monitor().told_of("SUSPEND") {
+fn how_it_ended(guest: &Guest, asleep: bool, end: Option<&End>) -> (String, String) {
+    if end.is_none() && asleep {
         return ("suspended".to_string(), "the machine sleeps".to_string());
     }
     let last = |lines: &[String], text: &str| lines.iter().rev().find(|line| line.contains(text)).cloned();
