@@ -33,7 +33,7 @@ pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     let info = &v.info;
     let aligned = info.image_phys.is_multiple_of(PAGE as u64) && info.image_va.is_multiple_of(PAGE as u64);
     let sane = info.entry_offset < info.image_span && info.image_span < 1 << 30 && info.image_phys < 1 << 40;
-    let range = info.modules_start <= info.modules_end && info.modules_end <= LAST_PAGE;
+    let range = (LOW_END..=info.modules_end).contains(&info.modules_start) && info.modules_end <= LAST_PAGE;
     let fits = info.image_va <= LAST_PAGE - info.image_span.min(LAST_PAGE);
     if !aligned || !sane || !range || !fits || !info.align.is_power_of_two() {
         return Err(Error::Record(Section::Info, 0));
@@ -64,9 +64,13 @@ fn modules(v: &View<'_>) -> Result<(), Error> {
             return Err(Error::Record(Section::Modules, i));
         }
         let own = m.first_var as u64..(m.first_var + m.vars) as u64;
-        let code = |base: u64| own.contains(&base) && v.vars.at(base as usize).class == VarClass::Code as u32;
-        let room = (LAST_PAGE - v.info.modules_end) / PAGE as u64;
-        let placed = |r: Region| r.module as usize == i && code(r.base) && r.pages as u64 <= room;
+        let room = |base: u64| match VarClass::new(v.vars.at(base as usize).class) {
+            Some(VarClass::Code) => LAST_PAGE - v.info.modules_end,
+            Some(VarClass::Low) => LOW_END - PAGE as u64,
+            _ => 0,
+        };
+        let fits = |r: &Region| own.contains(&r.base) && r.pages as u64 <= room(r.base) / PAGE as u64;
+        let placed = |r: Region| r.module as usize == i && fits(&r);
         if !v.regions.range(region, m.regions as usize).all(placed)
             || !v.vars.range(var, m.vars as usize).all(|var| var.module as usize == i)
         {

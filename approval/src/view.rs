@@ -169,6 +169,7 @@ impl View<'_> {
             SiteKind::Trampoline => expr(8),
             SiteKind::Choice => (index < self.templates.len()).then(|| self.templates.at(index).len as usize),
             SiteKind::Jump2 => Some(2),
+            SiteKind::Segment => expr(2),
             SiteKind::Jump5 | SiteKind::Ftrace | SiteKind::FtraceCall => Some(5),
             SiteKind::Const if index < self.consts.len() => {
                 ConstClass::new(self.consts.at(index).class).map(ConstClass::width)

@@ -7,7 +7,7 @@
 /// First eight bytes of every approval.
 pub const MAGIC: [u8; 8] = *b"SECVISOR";
 /// Version of this layout. A reader refuses every other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Size of the header in bytes; the reserved signature area is part of it.
 pub const HEADER_LEN: usize = 1024;
 /// Offset of the checksum in the header; read as zero when the checksum is computed.
@@ -29,7 +29,7 @@ pub enum Section {
     Info,
     /// [`Region`] records; those of the kernel first.
     Regions,
-    /// [`Module`] records, sorted by name.
+    /// [`Module`] records: that of the AP trampoline, then those of modules, sorted by name.
     Modules,
     /// [`Var`] records.
     Vars,
@@ -217,12 +217,17 @@ pub enum VarClass {
     Data,
     /// The module's per-CPU chunk: an offset from the per-CPU base, below 2 GiB.
     PerCpu,
+    /// Base of the AP trampoline's text, virtual and physical: page-aligned, not 0, its end not above [`LOW_END`].
+    Low,
 }
+
+/// End of the memory that a CPU in real mode can start in.
+pub const LOW_END: u64 = 1 << 20;
 
 impl VarClass {
     /// Decodes a stored class.
     pub fn new(raw: u32) -> Option<Self> {
-        [Self::Code, Self::Data, Self::PerCpu].get(raw as usize).copied()
+        [Self::Code, Self::Data, Self::PerCpu, Self::Low].get(raw as usize).copied()
     }
 }
 
@@ -289,6 +294,8 @@ pub enum SiteKind {
     Const,
     /// A field of the instruction `call`/`jmp` inside the kernel's own ftrace code: `e8` to any function.
     FtraceCall,
+    /// 2 bytes, a real-mode segment: (expression `index` + `arg`) / 16.
+    Segment,
 }
 
 impl SiteKind {
@@ -296,8 +303,10 @@ impl SiteKind {
     #[inline]
     pub fn new(raw: u8) -> Option<Self> {
         use SiteKind::*;
-        const ALL: [SiteKind; 12] =
-            [Abs32, Rel32, Abs64, Choice, Jump2, Jump5, Ftrace, StaticCall, StaticJump, Trampoline, Const, FtraceCall];
+        const ALL: [SiteKind; 13] = [
+            Abs32, Rel32, Abs64, Choice, Jump2, Jump5, Ftrace, StaticCall, StaticJump, Trampoline, Const, FtraceCall,
+            Segment,
+        ];
         ALL.get(raw as usize).copied()
     }
 }

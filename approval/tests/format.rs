@@ -50,7 +50,7 @@ fn the_synthetic_approval_reads_as_it_was_written() {
     assert_eq!(view.name(view.info.release), "6.12.0-synthetic");
     assert_eq!(view.name(view.info.cmdline), "nohibernate");
     let modules: Vec<&str> = view.modules.iter().map(|m| view.name(m.name)).collect();
-    assert_eq!(modules, ["alpha", "beta", "gamma"]);
+    assert_eq!(modules, ["alpha", "beta", "gamma", "realmode"]);
     for (i, (region, want)) in view.regions.iter().zip(&spec.regions).enumerate() {
         assert_eq!((region.module, region.base, region.pages), (want.module, want.base, want.pages as u32));
         assert_eq!(region.kind, want.kind as u32);
@@ -104,8 +104,8 @@ fn something_else_is_refused() {
     assert_eq!(error(foreign), Some(Error::NotAnApproval));
     assert_eq!(error(vec![0; 1 << 16]), Some(Error::NotAnApproval));
     let mut newer = file();
-    newer[8] = 2;
-    assert_eq!(error(newer), Some(Error::Version(2)));
+    newer[8] = 3;
+    assert_eq!(error(newer), Some(Error::Version(3)));
 }
 
 #[test]
@@ -174,6 +174,7 @@ fn impossible_records_are_refused() {
         one(Info, 0, 0, 32, vec![3]),
         one(Info, 0, 0, 32, vec![0; 8]),
         one(Info, 0, 0, 40, high.to_vec()),
+        one(Info, 0, 0, 40, (LOW_END - 1).to_le_bytes().to_vec()),
         one(Info, 0, 0, 48, high.to_vec()),
         one(Regions, 0, region, word(0), n(0)),
         one(Regions, 3, region, word(0), n(2)),
@@ -181,14 +182,14 @@ fn impossible_records_are_refused() {
         one(Regions, 0, region, word(1), n(2)),
         one(Regions, 1, region, word(2), n(0)),
         one(Regions, 0, region, word(3), n(0)),
-        one(Regions, 6, region, word(3), far.to_vec()),
+        one(Regions, 7, region, word(3), far.to_vec()),
         one(Regions, 0, region, word(4), far.to_vec()),
         one(Regions, 0, region, word(5), far.to_vec()),
         one(Regions, 0, region, word(6), 0u64.to_le_bytes().to_vec()),
         one(Regions, 1, region, word(6), synthetic::IMAGE.to_le_bytes().to_vec()),
         one(Regions, 1, region, word(6), (synthetic::IMAGE + 0xb001).to_le_bytes().to_vec()),
         one(Regions, 2, region, word(6), (synthetic::IMAGE + synthetic::SPAN).to_le_bytes().to_vec()),
-        one(Vars, 2, Var::SIZE, word(1), n(3)),
+        one(Vars, 2, Var::SIZE, word(1), n(4)),
         one(Exprs, 1, Expr::SIZE, word(0), n(VARS as u32)),
         one(Sites, 1, Site::SIZE, 0, vec![0]),
         one(Sites, 0, Site::SIZE, 1, vec![0xd0]),
@@ -222,6 +223,19 @@ fn impossible_records_are_refused() {
     let base = 3 * region + word(6);
     let data = u64::from(synthetic::A_DATA).to_le_bytes();
     assert!(matches!(error(damaged((Regions, base), &data)), Some(Error::Record(Modules, 0))));
+    // A trampoline that does not fit below 1 MiB, or lies where data should.
+    let regions = section(&file(), Regions).1 / region;
+    let wide = damaged((Vars, synthetic::R_TEXT as usize * Var::SIZE + word(1)), &n(VarClass::Data as u32));
+    assert_eq!((regions, error(wide)), (8, Some(Error::Record(Modules, 3))));
+    for (pages, ok) in [(255, true), (256, false)] {
+        let mut b = Builder::new();
+        let (module, base) = b.module("realmode", &[VarClass::Low]);
+        b.begin_module(module);
+        let bytes = vec![0; pages * PAGE];
+        let kind = RegionKind::ModuleText;
+        b.region(RegionDef { module, kind, base: base as u64, bytes, sites: Vec::new(), symbols: Vec::new() }).unwrap();
+        assert_eq!(error(b.finish(INFO)), (!ok).then_some(Error::Record(Modules, 0)));
+    }
     // So high that a module at the end of the range would reach behind the last address.
     assert_eq!(error(damaged((Info, 48), &(!0xfffu64).to_le_bytes())), Some(Error::Record(Modules, 0)));
     // Variants and fixes are found by their template.

@@ -99,6 +99,8 @@ fn linked(view: &View<'_>, address: u64, site: &Site) -> Result<Vec<Vec<u8>>> {
         }
         // Any call.
         SiteKind::FtraceCall => Vec::new(),
-        SiteKind::Abs32 | SiteKind::Rel32 | SiteKind::Abs64 => bail!("a relocated field in the kernel"),
+        SiteKind::Abs32 | SiteKind::Rel32 | SiteKind::Abs64 | SiteKind::Segment => {
+            bail!("a relocated field in the kernel")
+        }
     })
 }

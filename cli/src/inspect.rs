@@ -34,13 +34,14 @@ pub struct Summary {
     data_runs: usize,
     data_bytes: u64,
     kernel: Part,
+    trampoline: Part,
     modules: usize,
     module_code: Part,
     templates: usize,
     expressions: usize,
 }
 
-/// Code of the kernel or of the modules.
+/// Code of the kernel, of the AP trampoline or of the modules.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Part {
     regions: usize,
@@ -103,9 +104,13 @@ impl Approval<'_> {
     /// The whole approval in figures.
     pub fn summary(&self) -> Summary {
         let v = &self.view;
-        let (mut kernel, mut module_code) = (Part::default(), Part::default());
+        let [mut kernel, mut trampoline, mut module_code] = [(); 3].map(|()| Part::default());
         for region in v.regions.iter() {
-            let part = if region.module == NONE { &mut kernel } else { &mut module_code };
+            let part = match region.module {
+                NONE => &mut kernel,
+                m if is_trampoline(v, m) => &mut trampoline,
+                _ => &mut module_code,
+            };
             part.regions += 1;
             part.pages += region.pages as usize;
             part.symbols += region.symbols as usize;
@@ -121,7 +126,8 @@ impl Approval<'_> {
             data_runs: self.launch.runs.len(),
             data_bytes: self.launch.runs.iter().map(|r| r.len).sum(),
             kernel,
-            modules: v.modules.len(),
+            trampoline,
+            modules: modules(v),
             module_code,
             templates: v.templates.len(),
             expressions: v.exprs.len(),
@@ -138,7 +144,7 @@ impl Approval<'_> {
     fn kind(&self, site: &Site) -> &'static str {
         match site.kind() {
             Some(SiteKind::Choice) => self.choice_kind(site),
-            Some(SiteKind::Abs32 | SiteKind::Rel32 | SiteKind::Abs64) => "relocated field",
+            Some(SiteKind::Abs32 | SiteKind::Rel32 | SiteKind::Abs64 | SiteKind::Segment) => "relocated field",
             Some(SiteKind::Jump2 | SiteKind::Jump5) => "jump label",
             Some(SiteKind::Ftrace) => "function entry",
             Some(SiteKind::StaticCall | SiteKind::StaticJump) => "static call",
@@ -205,6 +211,7 @@ impl Approval<'_> {
             Some(VarClass::Code) => "code",
             Some(VarClass::Data) => "data",
             Some(VarClass::PerCpu) => "per-CPU data",
+            Some(VarClass::Low) => "code below 1 MiB",
             None => "unknown",
         };
         let vars = v.vars.range(module.first_var as usize, module.vars as usize);
@@ -307,9 +314,12 @@ impl Approval<'_> {
             Some(VarClass::Code) => "code",
             Some(VarClass::Data) => "data",
             Some(VarClass::PerCpu) => "percpu",
+            Some(VarClass::Low) => "low",
             None => "?",
         };
-        format!("{} {kind}{}+{value:#x}", v.name(module.name), e.var - module.first_var)
+        let sign = if (value as i64) < 0 { "-" } else { "+" };
+        let distance = (value as i64).unsigned_abs();
+        format!("{} {kind}{}{sign}{distance:#x}", v.name(module.name), e.var - module.first_var)
     }
 
     fn site(&self, region: &Region, address: u64, site: &Site) -> SiteInfo {
@@ -334,6 +344,7 @@ impl Approval<'_> {
             Some(SiteKind::Abs32) => vec![value("loaded", "absolute, 4 bytes", target())],
             Some(SiteKind::Rel32) => vec![value("loaded", "relative, 4 bytes", target())],
             Some(SiteKind::Abs64) => vec![value("loaded", "absolute, 8 bytes", target())],
+            Some(SiteKind::Segment) => vec![value("loaded", "segment, 2 bytes", target())],
             Some(SiteKind::Jump2) => jump("66 90", "eb ..", 2),
             Some(SiteKind::Jump5) => jump("0f 1f 44 00 00", "e9 ..", 5),
             Some(SiteKind::Ftrace) => vec![
@@ -397,6 +408,18 @@ impl Approval<'_> {
     }
 }
 
+/// Whether a module stands for the AP trampoline.
+fn is_trampoline(view: &View<'_>, module: u32) -> bool {
+    let module = view.modules.at(module as usize);
+    let mut vars = view.vars.range(module.first_var as usize, module.vars as usize);
+    vars.any(|v| v.class == VarClass::Low as u32)
+}
+
+/// Number of modules, not counting the AP trampoline.
+pub fn modules(view: &View<'_>) -> usize {
+    (0..view.modules.len() as u32).filter(|m| !is_trampoline(view, *m)).count()
+}
+
 /// What a condition is called.
 pub fn condition(raw: u16) -> String {
     let id = raw & !cond::NOT;
@@ -444,6 +467,8 @@ impl std::fmt::Display for Summary {
         let _ = writeln!(out, "  {} templates, {} expressions", self.templates, self.expressions);
         let _ = writeln!(out, "Kernel");
         figures(&mut out, &self.kernel);
+        let _ = writeln!(out, "AP trampoline");
+        figures(&mut out, &self.trampoline);
         let _ = writeln!(out, "{} modules", self.modules);
         if self.modules > 0 {
             figures(&mut out, &self.module_code);

@@ -102,11 +102,12 @@ fn drive(file: Vec<u8>, script: &[u8]) {
         let [what, frame, a, b] = *event;
         let frame = Frame(frame as u64 % (FRAMES + 2));
         let page = pages.get((a as usize) << 8 | b as usize).or(pages.get(a as usize));
-        let va = match b % 4 {
+        let va = match b % 5 {
             0 => info.image_va.wrapping_add((a as u64) << 12 | b as u64),
             1 => info.modules_start.wrapping_add((a as u64) << 12),
             2 => info.modules_end.wrapping_sub((a as u64) << 12 | 1),
-            _ => u64::MAX - ((a as u64) << 4),
+            3 => u64::MAX - ((a as u64) << 4),
+            _ => frame.address(),
         };
         ram.tables.insert(va & !0xfff, frame);
         let event = match what % 8 {

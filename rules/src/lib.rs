@@ -9,7 +9,8 @@
 //! - **INV-2** What is compared can no longer change: a frame is frozen before it is compared ([`fetch`]).
 //! - **INV-3** An approved frame is not writable; the first write makes it data ([`write`](mod@write)).
 //! - **INV-4** Kernel pages are approved only in the frames the loader put them in; module pages only as part of
-//!   one consistently placed instance ([`module`]).
+//!   one consistently placed instance ([`module`]). Below 1 MiB there is the AP trampoline only, one to one, at one
+//!   place for good.
 //! - **INV-5** What only boot may choose is fixed from the first user-mode instruction on ([`pin`]).
 //! - **INV-6** Hypervisor and device frames never change state ([`frame`]).
 #![no_std]

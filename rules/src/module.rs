@@ -4,8 +4,11 @@
 //! A variable is bound by the first page that shows it and then holds for all pages of the instance. A fetch that
 //! contradicts the instance but is a consistent page of the module placed anew *supersedes* it: Linux has loaded
 //! the module again. What was approved under the old instance, or refers to it, becomes data.
+//!
+//! The AP trampoline is one of them: the only one below 1 MiB, where its virtual address is its physical address. Linux
+//! starts CPUs before it runs a program, and never moves it: once bound, its base stays.
 use secvisor_approval::PAGE;
-use secvisor_approval::wire::{NONE, Region, RegionKind};
+use secvisor_approval::wire::{LOW_END, NONE, Region, RegionKind};
 
 use crate::check::{Check, made};
 use crate::page::{Match, Mismatch, Place};
@@ -28,7 +31,11 @@ enum Forget {
 impl Rules<'_> {
     pub(crate) fn verify_module(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
         let inside = (self.view.info.modules_start..self.view.info.modules_end).contains(&va);
-        if !self.booted && made(Check::AfterBoot) || !inside && made(Check::ModuleRange) {
+        let misplaced = match va < LOW_END {
+            true => frame.address() != va,
+            false => !self.booted && made(Check::AfterBoot) || !inside && made(Check::ModuleRange),
+        };
+        if misplaced {
             return self.refuse(Rule::UnapprovedCode, frame, None);
         }
         let live = self.page_bound_at(va);
@@ -63,7 +70,8 @@ impl Rules<'_> {
     /// Looks for a page of any module that the frame is, at this address: first as a further page of an instance there
     /// is, then as one of a module placed anew, then as one whose neighbours have been placed anew too.
     fn search(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Option<Verdict> {
-        for forget in [Forget::Nothing, Forget::Own, Forget::All] {
+        let ways = [Forget::Nothing, Forget::Own, Forget::All];
+        for &forget in if va < LOW_END { &ways[..1] } else { &ways[..] } {
             for index in 0..self.view.regions.len() {
                 let region = self.view.regions.at(index);
                 if region.module == NONE {

@@ -4,7 +4,7 @@
 //! `text_poke_bp` (INT3 first, tail old, new or in between; `arch/x86/kernel/alternative.c`).
 use secvisor_approval::view::View;
 use secvisor_approval::wire::{
-    ConstClass, Expr, FixKind, MAX_SITE, NONE, RegionKind, Site, SiteKind, Template, VarClass, Variant,
+    ConstClass, Expr, FixKind, LOW_END, MAX_SITE, NONE, RegionKind, Site, SiteKind, Template, VarClass, Variant,
 };
 
 use crate::check::{Check, made};
@@ -82,6 +82,11 @@ impl Bindings {
         let ok = match VarClass::new(view.vars.at(var as usize).class) {
             Some(VarClass::Code | VarClass::Data) => value.is_multiple_of(4096) && range.contains(&value),
             Some(VarClass::PerCpu) => value != 0 && value < 1 << 31,
+            Some(VarClass::Low) => {
+                let own = view.regions.iter().filter(|r| r.module != NONE && r.base == var as u64);
+                let len = own.map(|r| r.pages as u64 * 4096).max().unwrap_or(0);
+                value.is_multiple_of(4096) && (4096..=LOW_END - len).contains(&value)
+            }
             None => false,
         };
         if !ok || self.len == MAX_PENDING {
@@ -168,6 +173,10 @@ impl<'a> Context<'_, 'a> {
                 self.link_form(0xe9, site, va, seen, binds) || self.static_call(0xe9, va, seen, binds)
             }
             SiteKind::Trampoline => self.trampoline(site, va, seen, binds),
+            SiteKind::Segment => self.value(&self.expr(site), binds).is_some_and(|value| {
+                let segment = value.wrapping_add(site.arg as u64) >> 4;
+                seen.is(&segment.to_le_bytes()[..2])
+            }),
         }
     }
 

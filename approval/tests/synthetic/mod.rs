@@ -48,8 +48,10 @@ pub const ALPHA: usize = 3;
 pub const ALPHA_INIT: usize = 4;
 pub const BETA: usize = 5;
 pub const GAMMA: usize = 6;
+pub const REALMODE: usize = 7;
 
-/// Variables, by index. `alpha` has one of each kind of block, `beta` exports to it, `gamma` refers to the kernel only.
+/// Variables, by index. `alpha` has one of each kind of block, `beta` exports to it, `gamma` refers to the kernel only;
+/// `realmode` is the AP trampoline.
 pub const A_TEXT: u32 = 0;
 pub const A_INIT: u32 = 1;
 pub const A_DATA: u32 = 2;
@@ -61,8 +63,9 @@ pub const A_PERCPU: u32 = 7;
 pub const B_TEXT: u32 = 8;
 pub const B_DATA: u32 = 9;
 pub const C_TEXT: u32 = 10;
+pub const R_TEXT: u32 = 11;
 /// Number of variables.
-pub const VARS: usize = 11;
+pub const VARS: usize = 12;
 
 /// An address: in the kernel, or counted from a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +127,8 @@ pub enum Kind {
     StaticJump(To),
     Trampoline(To),
     Const(ConstClass, u64),
+    /// A real-mode segment.
+    Segment(To),
 }
 
 impl Kind {
@@ -133,7 +138,7 @@ impl Kind {
             Self::Abs32(_) | Self::Rel32(_) => 4,
             Self::Abs64(_) | Self::Trampoline(_) => 8,
             Self::Choice(forms, _) => forms[0].bytes.len(),
-            Self::Jump2(_) => 2,
+            Self::Jump2(_) | Self::Segment(_) => 2,
             Self::Const(class, _) => class.width(),
             _ => 5,
         }
@@ -384,8 +389,24 @@ fn gamma() -> RegionSpec {
     RegionSpec { module: 2, kind: RegionKind::ModuleText, base: C_TEXT as u64, pages: 2, sites, functions: vec![0x60] }
 }
 
+/// As Linux's: the first page of what is placed is not text, fields count from there.
+fn realmode() -> RegionSpec {
+    let page = PAGE as u64;
+    let placed = |offset: u64| To::Var(R_TEXT, offset.wrapping_sub(page));
+    let sites = vec![
+        site(6, Kind::Segment(placed(0))),
+        site(0x38, Kind::Abs32(placed(0x1ff0))),
+        site(0x54, Kind::Segment(placed(0))),
+        site(0xff4, Kind::Abs32(placed(0))),
+        site(page - 2, Kind::Abs32(placed(0x5014))),
+        site(page + 0x20, Kind::Abs32(placed(0x4000))),
+        site(2 * page - 1, Kind::Segment(placed(0))),
+    ];
+    RegionSpec { module: 3, kind: RegionKind::ModuleText, base: R_TEXT as u64, pages: 3, sites, functions: Vec::new() }
+}
+
 impl Spec {
-    /// The kernel `TEXT`, `FAR_TEXT`, `INIT` and the modules `alpha`, `beta` and `gamma`.
+    /// The kernel `TEXT`, `FAR_TEXT`, `INIT`, the modules `alpha`, `beta` and `gamma`, and the AP trampoline.
     pub fn new() -> Self {
         let far = RegionSpec {
             module: NONE,
@@ -414,7 +435,7 @@ impl Spec {
             ],
             functions: vec![0x10],
         };
-        Self { regions: vec![kernel_text(), far, init, alpha_text(), alpha_init(), beta(), gamma()] }
+        Self { regions: vec![kernel_text(), far, init, alpha_text(), alpha_init(), beta(), gamma(), realmode()] }
     }
 
     /// The approval's page that is page `index` of a region.
@@ -474,6 +495,7 @@ impl Spec {
             Kind::StaticJump(to) => branch(0xe9, va, to.address(vars)),
             Kind::Trampoline(to) => [&branch(0xe9, va, to.address(vars))[..], &[0x0f, 0xb9, 0xcc]].concat(),
             Kind::Const(class, link) => link.to_le_bytes()[..class.width()].to_vec(),
+            Kind::Segment(to) => ((to.address(vars) / 16) as u16).to_le_bytes().to_vec(),
         }
     }
 
@@ -492,7 +514,7 @@ impl Spec {
             all
         };
         match &site.kind {
-            Kind::Abs32(_) | Kind::Rel32(_) | Kind::Abs64(_) => vec![linked()],
+            Kind::Abs32(_) | Kind::Rel32(_) | Kind::Abs64(_) | Kind::Segment(_) => vec![linked()],
             Kind::Choice(forms, own) => {
                 forms.iter().map(|f| Value { when: When::If(f.cond), bytes: placed(f, va, *own, vars) }).collect()
             }
@@ -556,6 +578,7 @@ impl Spec {
                 assert_eq!(b.module("alpha", &classes), (0, A_TEXT));
                 assert_eq!(b.module("beta", &[VarClass::Code, VarClass::Data]), (1, B_TEXT));
                 assert_eq!(b.module("gamma", &[VarClass::Code]), (2, C_TEXT));
+                assert_eq!(b.module("realmode", &[VarClass::Low]), (3, R_TEXT));
             }
             let module = self.regions[region].module;
             if module != begun {
@@ -671,6 +694,7 @@ fn define(b: &mut Builder, s: &SiteSpec) -> SiteDef {
         Kind::Ftrace => def(SiteKind::Ftrace, 0, 0),
         Kind::FtraceCall => def(SiteKind::FtraceCall, 0, 0),
         Kind::Const(class, link) => def(SiteKind::Const, b.constant(*class, "constant", *link), 0),
+        Kind::Segment(to) => def(SiteKind::Segment, local(*to), 0),
     }
 }
 

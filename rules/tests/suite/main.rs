@@ -6,5 +6,6 @@ mod properties;
 mod sites;
 #[path = "../../../approval/tests/synthetic/mod.rs"]
 mod synthetic;
+mod trampoline;
 #[path = "../world/mod.rs"]
 mod world;

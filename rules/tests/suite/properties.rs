@@ -8,15 +8,15 @@ use crate::synthetic::{self as s, Spec};
 use crate::world::{DEVICE, FRAMES, FREE, HYPERVISOR, KERNEL, Outcome, Stage, World, usual_vars};
 
 const KERNEL_REGIONS: [usize; 3] = [s::TEXT, s::FAR_TEXT, s::INIT];
-const MODULE_REGIONS: [usize; 4] = [s::ALPHA, s::ALPHA_INIT, s::BETA, s::GAMMA];
+const MODULE_REGIONS: [usize; 5] = [s::ALPHA, s::ALPHA_INIT, s::BETA, s::GAMMA, s::REALMODE];
 
-/// Where Linux may have put both modules: apart, moved, on top of each other.
+/// Where Linux may have put all modules: apart, moved, on top of each other.
 fn placement(index: usize) -> Vec<u64> {
     let mut vars = usual_vars();
     match index % 6 {
         0 => {}
         1 => vars[..7].iter_mut().for_each(|v| *v += 0x80_0000),
-        2 => vars[s::B_TEXT as usize] += 0x1000,
+        2 => (vars[s::B_TEXT as usize], vars[s::R_TEXT as usize]) = (vars[s::B_TEXT as usize] + 0x1000, 0x6_9000),
         3 => {
             (vars[s::A_DATA as usize], vars[s::C_TEXT as usize]) = (vars[s::A_DATA as usize] + 0x2000, vars[0] - 0x1000)
         }
@@ -99,10 +99,11 @@ fn play(world: &mut World<'_>, action: &Action) {
             }
         }
         Action::Anywhere { frame, va, patching } => {
-            let va = match va % 4 {
+            let va = match va % 5 {
                 0 => s::IMAGE + va % s::SPAN,
                 1 => s::MODULES.start + va % 0x90_0000,
                 2 => va,
+                3 => Frame(frame).address() + va % 0x1000,
                 _ => s::MODULES.end - 1 - va % 0x2000,
             };
             match patching {
@@ -111,9 +112,13 @@ fn play(world: &mut World<'_>, action: &Action) {
             };
         }
         Action::Load { region, placement: at, frame } => {
-            let region = MODULE_REGIONS[region % 4];
+            let region = MODULE_REGIONS[region % MODULE_REGIONS.len()];
             let last = FRAMES - world.spec.regions[region].pages as u64;
-            let first = frame.min(last);
+            let first = match region {
+                // Most often where it says it is.
+                s::REALMODE if frame % 4 > 0 => placement(at)[s::R_TEXT as usize] / PAGE as u64,
+                _ => frame.min(last),
+            };
             let frames: Vec<_> = (0..world.spec.regions[region].pages as u64).map(|i| Frame(first + i)).collect();
             world.load(region, &placement(at), &frames);
         }
@@ -130,7 +135,7 @@ fn play(world: &mut World<'_>, action: &Action) {
             }
         }
         Action::ModuleSite { region, site, value, placement: at, from, to } => {
-            let region = MODULE_REGIONS[region % 4];
+            let region = MODULE_REGIONS[region % MODULE_REGIONS.len()];
             let sites = &world.spec.regions[region].sites;
             let site = sites[site % sites.len()].clone();
             let (vars, other) = (placement(at), placement(value));
@@ -175,7 +180,7 @@ fn play(world: &mut World<'_>, action: &Action) {
 }
 
 fn module_page(world: &World<'_>, region: usize, page: usize, at: usize) -> (u64, usize) {
-    let region = MODULE_REGIONS[region % 4];
+    let region = MODULE_REGIONS[region % MODULE_REGIONS.len()];
     let page = page % world.spec.regions[region].pages;
     (world.spec.base(region, &placement(at)) + (page * PAGE) as u64, page)
 }
@@ -210,7 +215,7 @@ proptest! {
         }
         world.check();
         prop_assert!(world.spec.regions.iter().enumerate().all(|(r, region)| {
-            region.module == NONE || (0..region.pages).all(|p| {
+            region.module == NONE || r == s::REALMODE || (0..region.pages).all(|p| {
                 let approved = FrameState::Approved(world.spec.page(r, p));
                 (0..FRAMES).all(|f| world.rules.frames().get(Frame(f)) != approved)
             })
@@ -247,7 +252,7 @@ proptest! {
     /// The same for a module that is loaded: what runs is right wherever its variables now are.
     #[test]
     fn changed_modules_run_only_if_they_are_right(
-        region in 0..4usize,
+        region in 0..MODULE_REGIONS.len(),
         page in 0..4usize,
         changes in prop::collection::vec((0..PAGE, any::<u8>()), 0..4),
         live in any::<bool>(),
@@ -256,8 +261,11 @@ proptest! {
         let mut world = World::booted(&mut stage);
         let vars = usual_vars();
         for (i, region) in MODULE_REGIONS.into_iter().enumerate() {
-            let frames: Vec<_> = (0..world.spec.regions[region].pages as u64)
-                .map(|f| Frame(FREE.start + 8 * i as u64 + f)).collect();
+            let first = match region {
+                s::REALMODE => vars[s::R_TEXT as usize] / PAGE as u64,
+                _ => FREE.start + 8 * i as u64,
+            };
+            let frames: Vec<_> = (0..world.spec.regions[region].pages as u64).map(|f| Frame(first + f)).collect();
             world.load(region, &vars, &frames);
         }
         let region = MODULE_REGIONS[region];

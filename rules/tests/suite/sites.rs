@@ -476,7 +476,7 @@ fn the_synthetic_approval_has_every_kind_of_site() {
     for site in spec.regions.iter().flat_map(|r| &r.sites) {
         kinds.insert(format!("{:?}", std::mem::discriminant(&site.kind)));
     }
-    assert_eq!(kinds.len(), 12);
+    assert_eq!(kinds.len(), 13);
     let across = |s: &&SiteSpec| s.offset as usize % PAGE + s.kind.len() > PAGE;
     assert!(spec.regions.iter().flat_map(|r| &r.sites).filter(across).count() >= 11);
     assert!(matches!(spec.regions[s::ALPHA].sites[0].kind, Kind::Rel32(To::Kernel(_))));

@@ -354,6 +354,10 @@ impl<'a> World<'a> {
         }
         self.check_rights();
         let vars: Vec<u64> = (0..s::VARS).map(|v| self.rules.variable(v)).collect();
+        if let Some(last) = self.history.last().filter(|last| **last != vars) {
+            let [before, after] = [last, &vars].map(|vars| vars[s::R_TEXT as usize]);
+            assert!(before == 0 || before == after, "INV-4: the trampoline has moved");
+        }
         if self.history.last() != Some(&vars) {
             self.history.push(vars);
         }
@@ -434,6 +438,9 @@ impl<'a> World<'a> {
         let base = self.spec.base(region, &vars);
         if r.module == NONE {
             assert_eq!(frame, self.kernel_frame(region, index), "INV-4");
+        }
+        if region == s::REALMODE {
+            assert_eq!(frame.address(), base + (index * PAGE) as u64, "INV-4");
         }
         let mut want = self.bytes[region][index * PAGE..][..PAGE].to_vec();
         let have = &self.ram.pages[frame.0 as usize];
@@ -538,7 +545,7 @@ impl<'a> World<'a> {
 
 fn vars_of(kind: &Kind) -> impl Iterator<Item = u32> {
     let to = match kind {
-        Kind::Abs32(to) | Kind::Rel32(to) | Kind::Abs64(to) => Some(*to),
+        Kind::Abs32(to) | Kind::Rel32(to) | Kind::Abs64(to) | Kind::Segment(to) => Some(*to),
         Kind::StaticCall(to) | Kind::StaticJump(to) | Kind::Trampoline(to) => Some(*to),
         _ => None,
     };
@@ -548,10 +555,10 @@ fn vars_of(kind: &Kind) -> impl Iterator<Item = u32> {
     })
 }
 
-/// Variables of a usual placement of both modules.
+/// Variables of a usual placement of all modules.
 pub fn usual_vars() -> Vec<u64> {
     let at = |n: u64| s::MODULES.start + n * 0x10_0000;
-    vec![at(1), at(2), at(3), at(4), at(5), at(6), at(7), 0x6_1000, at(8), at(9), at(10)]
+    vec![at(1), at(2), at(3), at(4), at(5), at(6), at(7), 0x6_1000, at(8), at(9), at(10), 0x6_8000]
 }
 
 /// Frames from the free ones.
