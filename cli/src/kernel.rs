@@ -17,6 +17,7 @@ use crate::flavor::Flavor;
 use crate::relocs::{self, Relocs};
 use crate::sites::Counts;
 use crate::symbols::KernelSymbols;
+use crate::trampoline::Trampoline;
 use crate::{gather, kallsyms, nops};
 
 /// What an approval adds to the kernel's command line, each with its reason.
@@ -111,6 +112,8 @@ pub struct Kernel<'a> {
     pub relocs: Relocs,
     /// Runs of code pages.
     pub regions: Vec<CodeRegion>,
+    /// What another CPU starts with.
+    pub trampoline: Trampoline,
 }
 
 /// A run of pages that hold code.
@@ -163,7 +166,8 @@ impl<'a> Kernel<'a> {
         let thunks = ReturnThunks::find(&symbols)?;
         let indirect_array = symbols.need("__x86_indirect_thunk_array")?;
         let regions = code_regions(&image)?;
-        Ok(Self { setup, image, flavor, symbols, pv, thunks, indirect_array, relocs, regions })
+        let trampoline = Trampoline::find(&image, &symbols)?;
+        Ok(Self { setup, image, flavor, symbols, pv, thunks, indirect_array, relocs, regions, trampoline })
     }
 
     /// An emitter for this kernel's approval.
@@ -171,7 +175,7 @@ impl<'a> Kernel<'a> {
         Emitter::new(self.flavor, self.thunks.clone(), self.indirect_array)
     }
 
-    /// Adds runs and regions, and gives the facts. Modules follow.
+    /// Adds runs, regions and the AP trampoline, and gives the facts. Modules follow.
     pub fn emit(&self, emitter: &mut Emitter) -> Result<(Info, Counts)> {
         let info = self.info(emitter)?;
         self.runs(&info, emitter)?;
@@ -195,6 +199,7 @@ impl<'a> Kernel<'a> {
         if let Some(site) = all.next() {
             bail!("patch site at {:#x} behind all code", site.address);
         }
+        self.trampoline.emit(&mut emitter.builder)?;
         counts.regions = self.regions.len();
         counts.pages = self.regions.iter().map(|r| r.bytes.len() / PAGE).sum();
         Ok((info, counts))

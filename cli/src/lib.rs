@@ -26,3 +26,4 @@ pub mod nops;
 pub mod relocs;
 pub mod sites;
 pub mod symbols;
+pub mod trampoline;

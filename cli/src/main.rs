@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use secvisor::approve::{Approved, approve};
 use secvisor::check;
-use secvisor::inspect::Approval;
+use secvisor::inspect::{self, Approval};
 use secvisor_approval::view;
 use serde::Serialize;
 
@@ -180,7 +180,7 @@ fn verify(file: &Path, json: bool) -> Result<()> {
     check::check(&mut bytes)?;
     let (_, view, pages) = view::open(&mut bytes)?;
     let release = view.name(view.info.release).to_owned();
-    let (pages, modules) = (pages.len(), view.modules.len());
+    let (pages, modules) = (pages.len(), inspect::modules(&view));
     if json {
         return print_json(&Verified { sound: true, release, pages, modules });
     }

@@ -17,6 +17,7 @@ use crate::code::{Address, Code, Variant};
 use crate::emit::Emitter;
 use crate::flavor::Flavor;
 use crate::kernel::Kernel;
+use crate::trampoline;
 
 /// A module that is not part of the approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +195,7 @@ fn class(block: Block) -> VarClass {
 fn place(path: &Path, scheme: Scheme, release: &str) -> Result<Placed> {
     let ko = Ko::read(path)?;
     let own = ko.vermagic.split(' ').next().unwrap_or("");
+    ensure!(ko.name != trampoline::NAME, "its name is that of the AP trampoline");
     ensure!(own == release, "it is a module of Linux {own}, the kernel is {release}");
     let layout = Layout::new(&ko, scheme)?;
     Ok(Placed { ko, layout })

@@ -126,6 +126,8 @@ pub mod at {
     pub const DATA: u64 = BASE + 0xb000;
     pub const INIT: u64 = BASE + 0xd000;
     pub const TABLES: u64 = BASE + 0xf000;
+    pub const BLOB: u64 = BASE + 0x1_1000;
+    pub const RELOCS: u64 = BLOB + 0x3040;
 }
 
 fn text() -> Code {
@@ -183,6 +185,9 @@ fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
         (DATA, 'D', "pv_ops"),
         (DATA + 0x20, 'D', "after_pv_ops"),
         (INIT + 0x10, 't', "start_kernel"),
+        (BLOB, 'D', "real_mode_blob"),
+        (RELOCS, 'D', "real_mode_blob_end"),
+        (RELOCS, 'D', "real_mode_relocs"),
     ]
     .map(|(a, k, n)| (a, k, n.to_owned()))
     .to_vec();
@@ -197,6 +202,19 @@ fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
     }
     all.sort();
     all
+}
+
+/// The AP trampoline, code on two pages, and its relocations.
+pub fn real_mode() -> Vec<u8> {
+    let mut blob = vec![0; (at::RELOCS - at::BLOB) as usize];
+    blob[0x1000..0x20f4].iter_mut().enumerate().for_each(|(i, b)| *b = (i % 251) as u8);
+    blob[0x1006..0x1008].fill(0);
+    let words: [(usize, u32); 6] =
+        [(0, 0x1000), (4, 0x20f4), (8, 0x1000), (0x20, 0x9b00_0000), (0x1038, 0x1ff0), (0x2041, 0x3008)];
+    words.iter().for_each(|(at, word)| blob[*at..at + 4].copy_from_slice(&word.to_le_bytes()));
+    let relocs: [u32; 9] = [1, 0x1006, 6, 0, 4, 8, 0x20, 0x1038, 0x2041];
+    blob.extend(relocs.iter().flat_map(|w| w.to_le_bytes()));
+    blob
 }
 
 /// kallsyms in 6.12's layout; every token is a letter.
@@ -347,7 +365,9 @@ pub fn vmlinux() -> Vec<u8> {
         placed(".init.text", ALLOC | EXEC, INIT, vec![0x90; 0x1100]),
         placed(".altinstr_aux", ALLOC | EXEC, INIT + 0x1100, vec![0x90; 0x80]),
     ];
+    assert!(next <= BLOB);
     sections.extend(tables.into_iter().map(|(name, at, bytes)| placed(name, ALLOC, at, bytes)));
+    sections.push(placed(".init.data", ALLOC | WRITE, BLOB, real_mode()));
     let mut file = elf(2, PHYSICAL + 0x10, Some(PHYSICAL), sections);
     let relocs: [i32; 8] =
         [0, (DATA + 8) as i32, 0, (WORK + 0x40) as i32, 0, BASE as i32, (WORK + 8) as i32, DATA as i32];
