@@ -135,7 +135,7 @@ fn accepted_is_what_linux_makes(version: &str, segments: usize, addresses: usize
             let mut low = real.placed(base);
             for at in code.clone() {
                 let (frame, byte) = ((base as usize + at) / PAGE, at % PAGE);
-                let va = base + at as u64 & !0xfff;
+                let va = (base + at as u64) & !0xfff;
                 if live {
                     assert!(runs(rules, &mut low, va));
                     let _ = rules.step(&mut low, Event::Write { frame: Frame(frame as u64) });
