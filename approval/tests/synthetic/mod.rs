@@ -401,6 +401,8 @@ fn realmode() -> RegionSpec {
         site(page - 2, Kind::Abs32(placed(0x5014))),
         site(page + 0x20, Kind::Abs32(placed(0x4000))),
         site(2 * page - 1, Kind::Segment(placed(0))),
+        // It ends with the last page of all.
+        site(3 * page - 2, Kind::Segment(placed(0))),
     ];
     RegionSpec { module: 3, kind: RegionKind::ModuleText, base: R_TEXT as u64, pages: 3, sites, functions: Vec::new() }
 }

@@ -106,7 +106,7 @@ fn one_changed_bit_is_refused() {
         let at = BASES[1];
         let sites = world.spec.regions[s::REALMODE].sites.clone();
         let inside = sites.iter().flat_map(|x| x.offset as usize..x.offset as usize + x.kind.len());
-        for offset in inside.chain([0, 0x800, PAGE + 0x100, 3 * PAGE - 1]) {
+        for offset in inside.chain([0, 0x800, PAGE + 0x100, 3 * PAGE - 3]) {
             for bit in 0..8 {
                 load(&mut world, at);
                 let byte = bytes(&world, at)[offset] ^ 1 << bit;
