@@ -355,3 +355,24 @@ impl<'a> Context<'_, 'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_not_the_whole() {
+        let seen = |low, high| Seen { bytes: &[0xcc, 0x10], low, high };
+        assert!(seen(0, 2).whole());
+        assert!(!seen(0, 1).whole() && !seen(1, 2).whole() && !seen(1, 1).whole());
+    }
+
+    #[test]
+    fn fields_are_read_with_their_signs() {
+        assert_eq!(field(&[0xff, 0xff, 0xff, 0xff]), u64::MAX);
+        assert_eq!(field(&[1, 0, 0, 0x80]), 0xffff_ffff_8000_0001);
+        assert_eq!(field(&[1, 2, 3, 4, 5, 6, 7, 0x88]), 0x8807_0605_0403_0201);
+        assert_eq!(field(&[0xff]), 0xff);
+        assert_eq!(field(&[1, 2]), 0);
+    }
+}
