@@ -527,6 +527,26 @@ fn another_module_over_or_beside_the_text_of_one() {
     }
 }
 
+/// The same the other way round: the larger one is placed over the smaller one.
+#[test]
+fn a_larger_module_over_or_beside_a_smaller_one() {
+    for away in -3..=5i64 {
+        let mut vars = usual_vars();
+        vars[s::C_TEXT as usize] = vars[s::A_TEXT as usize].wrapping_add_signed(away * PAGE as i64);
+        let mut stage = stage();
+        let mut world = World::booted(&mut stage);
+        world.load(s::GAMMA, &vars, &frames(0x60, 2));
+        for page in 0..2 {
+            assert_eq!(world.fetch_module(s::GAMMA, page, &vars), Outcome::Runs, "{away}");
+        }
+        load_all(&mut world, &vars);
+        run_all(&mut world, &vars);
+        let ended = (-1..4).contains(&away);
+        assert_eq!(world.rules.variable(s::C_TEXT as usize) == 0, ended, "{away}");
+        assert!((0..2).all(|page| approved(&world, s::GAMMA, page).is_none() == ended), "{away}");
+    }
+}
+
 /// A page that says that another module lies where it lies itself has no place.
 #[test]
 fn a_page_that_places_another_module_over_itself() {
