@@ -3,6 +3,7 @@ mod kernel;
 mod modules;
 mod patching;
 mod properties;
+mod references;
 mod sites;
 #[path = "../../../approval/tests/synthetic/mod.rs"]
 mod synthetic;

@@ -443,6 +443,12 @@ fn recycled_frames_and_init_text_are_never_put_back() {
     world.write(frame, 0, &[0; PAGE]);
     assert!(world.fetch_module(s::ALPHA, 0, &vars).refused());
     assert_eq!(world.ram.pages[frame.0 as usize], [0; PAGE]);
+    // A quarter of the page is left, then three.
+    for (from, back) in [(PAGE / 4, false), (PAGE * 3 / 4, true)] {
+        let live: Vec<u8> = data.iter().enumerate().map(|(i, b)| if i < from { b ^ 0x55 } else { *b }).collect();
+        world.write(frame, 0, &live);
+        assert_eq!(matches!(world.fetch_module(s::ALPHA, 0, &vars), Outcome::Restored(_)), back, "{from:#x}");
+    }
     // A module's init text, with one byte changed.
     let byte = world.ram.pages[INIT_AT as usize][0x800];
     world.write(Frame(INIT_AT), 0x800, &[byte ^ 1]);

@@ -1,0 +1,87 @@
+//! Which modules end with another: those that refer to it, wherever they say so, and no others
+use secvisor_approval::build::{Builder, RegionDef, SiteDef, SymbolDef};
+use secvisor_approval::wire::{Info, NONE, RegionKind, SiteKind, VarClass};
+use secvisor_approval::{PAGE, PageBytes};
+use secvisor_rules::{Access, Event, Frame, FrameState, Machine, Verdict};
+
+use crate::synthetic::{IMAGE, MODULES, filler};
+use crate::world::{KERNEL, Ram, Right, Stage};
+
+/// By module, what its fields refer to: the variable of each is its text's place. The last refers to the first, in its
+/// last field; the one between them to nobody but itself.
+const FIELDS: [&[u32]; 3] = [&[0], &[1, 1], &[2, 2, 2, 2, 2, 0]];
+
+fn page(module: usize, places: &[u64; 3]) -> PageBytes {
+    let mut page: PageBytes = std::array::from_fn(|i| filler(module + 20, i));
+    for (i, var) in FIELDS[module].iter().enumerate() {
+        page[16 * i..16 * i + 4].copy_from_slice(&(places[*var as usize] as u32 + i as u32).to_le_bytes());
+    }
+    page
+}
+
+fn file() -> Vec<u8> {
+    let mut b = Builder::new();
+    let symbols = || vec![SymbolDef { offset: 0, name: "function".into(), function: true }];
+    let bytes: PageBytes = std::array::from_fn(|i| filler(0, i));
+    let kind = RegionKind::KernelText;
+    let text =
+        RegionDef { module: NONE, kind, base: IMAGE, bytes: bytes.to_vec(), sites: Vec::new(), symbols: symbols() };
+    b.region(text).unwrap();
+    for (module, name) in ["first", "between", "last"].into_iter().enumerate() {
+        assert_eq!(b.module(name, &[VarClass::Code]), (module as u32, module as u32));
+    }
+    for (module, fields) in FIELDS.into_iter().enumerate() {
+        b.begin_module(module as u32);
+        let site = |(i, var): (usize, &u32)| {
+            let index = b.local_expr(*var, i as u64).unwrap();
+            SiteDef { offset: 16 * i as u64, kind: SiteKind::Abs32, index, arg: 0 }
+        };
+        let sites = fields.iter().enumerate().map(site).collect();
+        let bytes = page(module, &[0; 3]).to_vec();
+        let (kind, base, module) = (RegionKind::ModuleText, module as u64, module as u32);
+        b.region(RegionDef { module, kind, base, bytes, sites, symbols: symbols() }).unwrap();
+    }
+    let (release, cmdline) = (b.name("references"), b.name(""));
+    b.finish(Info {
+        image_va: IMAGE,
+        image_phys: 0x20_0000,
+        image_span: PAGE as u64,
+        entry_offset: 0,
+        align: 0x20_0000,
+        modules_start: MODULES.start,
+        modules_end: MODULES.end,
+        fentry: IMAGE,
+        ftrace_caller: IMAGE,
+        ftrace_regs_caller: IMAGE,
+        release,
+        cmdline,
+        boot_version: 0x20f,
+        cmdline_size: 2048,
+    })
+}
+
+#[test]
+fn only_what_refers_to_a_module_ends_with_it() {
+    let at = |n: u64| MODULES.start + n * 0x10_0000;
+    // Each is placed anew in turn: which of the others end.
+    for (moved, ended) in [(0, [true, false, true]), (1, [false, true, false]), (2, [false, false, true])] {
+        let mut stage = Stage::new(file());
+        let (mut rules, mut ram) = (stage.rules().unwrap(), Ram::new());
+        ram.rights[KERNEL.0 as usize] = Right::Frozen;
+        let proof = rules.loaded(KERNEL).unwrap();
+        ram.set_access(KERNEL, Access::Executable(proof)).unwrap();
+        assert!(matches!(rules.step(&mut ram, Event::FirstUser), Verdict::Resume));
+        let mut places = [at(1), at(2), at(3)];
+        let mut fetch = |ram: &mut Ram, frame: u64, module: usize, places: &[u64; 3]| {
+            ram.pages[frame as usize] = page(module, places);
+            let event = Event::KernelFetch { frame: Frame(frame), va: places[module], patching: false };
+            assert!(matches!(rules.step(ram, event), Verdict::Resume), "module {module}");
+            [0x40, 0x41, 0x42].map(|f| rules.frames().get(Frame(f)) == FrameState::Data)
+        };
+        for module in 0..3 {
+            fetch(&mut ram, 0x40 + module as u64, module, &places);
+        }
+        places[moved] = at(9);
+        assert_eq!(fetch(&mut ram, 0x50, moved, &places), ended, "{moved}");
+    }
+}
