@@ -113,6 +113,13 @@ mod tests {
     }
 
     #[test]
+    fn memory_types_are_ignored() {
+        for value in [0, 6, 0xc00, 0xc06] {
+            assert_eq!(write(0x2ff, value, || 0), MsrWrite::Ignore);
+        }
+    }
+
+    #[test]
     fn no_init_and_no_startup() {
         assert_eq!(write(X2APIC_ICR, 0x4_0000 | 0xfd, || 0), MsrWrite::Allow);
         assert_eq!(write(X2APIC_ICR, 5 << 8, || 0), MsrWrite::Refuse);
