@@ -60,3 +60,27 @@ pub struct Violation {
     /// The approval's page that comes closest, if any, and the offset of the first byte that differs from it.
     pub nearest: Option<(u32, u16)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Rule::*;
+
+    #[test]
+    fn names_say_what_the_rules_are_called() {
+        let all = [
+            (UnapprovedCode, "unapproved-code"),
+            (WrongPlace, "wrong-place"),
+            (Tampered, "tampered"),
+            (DeviceFetch, "device-fetch"),
+            (HypervisorMemory, "hypervisor-memory"),
+            (PageTable, "page-table"),
+            (UserFetch, "user-fetch"),
+            (Register, "register"),
+            (Port, "port"),
+            (HeldDevice, "held-device"),
+            (Instruction, "instruction"),
+            (OutOfTables, "out-of-tables"),
+        ];
+        assert!(all.iter().all(|(rule, name)| rule.name() == *name));
+    }
+}

@@ -1,8 +1,8 @@
-//! Which modules end with another: those that refer to it, wherever they say so, and no others
+//! What modules refer to: which of them end with another, and what half a reference shows
 use secvisor_approval::build::{Builder, RegionDef, SiteDef, SymbolDef};
 use secvisor_approval::wire::{Info, NONE, RegionKind, SiteKind, VarClass};
 use secvisor_approval::{PAGE, PageBytes};
-use secvisor_rules::{Access, Event, Frame, FrameState, Machine, Verdict};
+use secvisor_rules::{Access, Event, Frame, FrameState, Machine, Rules, Verdict};
 
 use crate::synthetic::{IMAGE, MODULES, filler};
 use crate::world::{KERNEL, Ram, Right, Stage};
@@ -19,28 +19,17 @@ fn page(module: usize, places: &[u64; 3]) -> PageBytes {
     page
 }
 
-fn file() -> Vec<u8> {
+fn function() -> Vec<SymbolDef> {
+    vec![SymbolDef { offset: 0, name: "function".into(), function: true }]
+}
+
+/// A kernel of one page, and modules.
+fn file(modules: impl FnOnce(&mut Builder)) -> Vec<u8> {
     let mut b = Builder::new();
-    let symbols = || vec![SymbolDef { offset: 0, name: "function".into(), function: true }];
-    let bytes: PageBytes = std::array::from_fn(|i| filler(0, i));
+    let bytes = (0..PAGE).map(|i| filler(0, i)).collect();
     let kind = RegionKind::KernelText;
-    let text =
-        RegionDef { module: NONE, kind, base: IMAGE, bytes: bytes.to_vec(), sites: Vec::new(), symbols: symbols() };
-    b.region(text).unwrap();
-    for (module, name) in ["first", "between", "last"].into_iter().enumerate() {
-        assert_eq!(b.module(name, &[VarClass::Code]), (module as u32, module as u32));
-    }
-    for (module, fields) in FIELDS.into_iter().enumerate() {
-        b.begin_module(module as u32);
-        let site = |(i, var): (usize, &u32)| {
-            let index = b.local_expr(*var, i as u64).unwrap();
-            SiteDef { offset: 16 * i as u64, kind: SiteKind::Abs32, index, arg: 0 }
-        };
-        let sites = fields.iter().enumerate().map(site).collect();
-        let bytes = page(module, &[0; 3]).to_vec();
-        let (kind, base, module) = (RegionKind::ModuleText, module as u64, module as u32);
-        b.region(RegionDef { module, kind, base, bytes, sites, symbols: symbols() }).unwrap();
-    }
+    b.region(RegionDef { module: NONE, kind, base: IMAGE, bytes, sites: Vec::new(), symbols: function() }).unwrap();
+    modules(&mut b);
     let (release, cmdline) = (b.name("references"), b.name(""));
     b.finish(Info {
         image_va: IMAGE,
@@ -60,17 +49,40 @@ fn file() -> Vec<u8> {
     })
 }
 
+fn three(b: &mut Builder) {
+    for (module, name) in ["first", "between", "last"].into_iter().enumerate() {
+        assert_eq!(b.module(name, &[VarClass::Code]), (module as u32, module as u32));
+    }
+    for (module, fields) in FIELDS.into_iter().enumerate() {
+        b.begin_module(module as u32);
+        let site = |(i, var): (usize, &u32)| {
+            let index = b.local_expr(*var, i as u64).unwrap();
+            SiteDef { offset: 16 * i as u64, kind: SiteKind::Abs32, index, arg: 0 }
+        };
+        let sites = fields.iter().enumerate().map(site).collect();
+        let bytes = page(module, &[0; 3]).to_vec();
+        let (kind, base, module) = (RegionKind::ModuleText, module as u64, module as u32);
+        b.region(RegionDef { module, kind, base, bytes, sites, symbols: function() }).unwrap();
+    }
+}
+
+/// The rules, in user times.
+fn booted(stage: &mut Stage) -> (Rules<'_>, Ram) {
+    let (mut rules, mut ram) = (stage.rules().unwrap(), Ram::new());
+    ram.rights[KERNEL.0 as usize] = Right::Frozen;
+    let proof = rules.loaded(KERNEL).unwrap();
+    ram.set_access(KERNEL, Access::Executable(proof)).unwrap();
+    assert!(matches!(rules.step(&mut ram, Event::FirstUser), Verdict::Resume));
+    (rules, ram)
+}
+
 #[test]
 fn only_what_refers_to_a_module_ends_with_it() {
     let at = |n: u64| MODULES.start + n * 0x10_0000;
     // Each is placed anew in turn: which of the others end.
     for (moved, ended) in [(0, [true, false, true]), (1, [false, true, false]), (2, [false, false, true])] {
-        let mut stage = Stage::new(file());
-        let (mut rules, mut ram) = (stage.rules().unwrap(), Ram::new());
-        ram.rights[KERNEL.0 as usize] = Right::Frozen;
-        let proof = rules.loaded(KERNEL).unwrap();
-        ram.set_access(KERNEL, Access::Executable(proof)).unwrap();
-        assert!(matches!(rules.step(&mut ram, Event::FirstUser), Verdict::Resume));
+        let mut stage = Stage::new(file(three));
+        let (mut rules, mut ram) = booted(&mut stage);
         let mut places = [at(1), at(2), at(3)];
         let mut fetch = |ram: &mut Ram, frame: u64, module: usize, places: &[u64; 3]| {
             ram.pages[frame as usize] = page(module, places);
@@ -84,4 +96,33 @@ fn only_what_refers_to_a_module_ends_with_it() {
         places[moved] = at(9);
         assert_eq!(fetch(&mut ram, 0x50, moved, &places), ended, "{moved}");
     }
+}
+
+/// The only reference to the data lies across the border of two pages. Its upper half alone would, with zeros for the
+/// lower one, be a place where data may be.
+#[test]
+fn half_a_reference_shows_nothing() {
+    let across = PAGE as u64 - 2;
+    let mut stage = Stage::new(file(|b| {
+        assert_eq!(b.module("half", &[VarClass::Code, VarClass::Data]), (0, 0));
+        b.begin_module(0);
+        let index = b.local_expr(1, 0).unwrap();
+        let sites = vec![SiteDef { offset: across, kind: SiteKind::Abs32, index, arg: 0 }];
+        let bytes = (0..2 * PAGE).map(|i| filler(20, i)).collect();
+        b.region(RegionDef { module: 0, kind: RegionKind::ModuleText, base: 0, bytes, sites, symbols: function() })
+            .unwrap();
+    }));
+    let (mut rules, mut ram) = booted(&mut stage);
+    let (text, data) = (MODULES.start + 0x10_0000, MODULES.start + 0x20_3000);
+    let mut bytes: Vec<u8> = (0..2 * PAGE).map(|i| filler(20, i)).collect();
+    bytes[across as usize..][..4].copy_from_slice(&(data as u32).to_le_bytes());
+    for (page, frame) in bytes.as_chunks::<PAGE>().0.iter().zip(0x40..) {
+        ram.pages[frame] = *page;
+    }
+    let second = Event::KernelFetch { frame: Frame(0x41), va: text + PAGE as u64, patching: false };
+    assert!(matches!(rules.step(&mut ram, second), Verdict::Refuse(_)), "the first page is nowhere to be seen");
+    assert_eq!(rules.variable(1), 0);
+    ram.map(text, &[Frame(0x40)]);
+    assert!(matches!(rules.step(&mut ram, second), Verdict::Resume));
+    assert_eq!(rules.variable(1), data);
 }
