@@ -26,6 +26,9 @@ pub mod vector {
 }
 
 impl Event {
+    /// An NMI.
+    pub const NMI: Self = Self(VALID | 2 << 8 | 2);
+
     /// An exception without an error code.
     pub fn exception(vector: u8) -> Self {
         Self(VALID | 3 << 8 | vector as u64)

@@ -4,6 +4,12 @@
 pub const APIC_BASE: u32 = 0x1b;
 /// Legacy SYSENTER code segment.
 pub const SYSENTER_CS: u32 = 0x174;
+/// What MTRRs there are (APM 2, 7.7.3).
+pub const MTRR_CAP: u32 = 0xfe;
+/// Base of the first variable range; its mask follows, then the next.
+pub const MTRR_BASE_0: u32 = 0x200;
+/// Memory type of what no range covers, and the switches.
+pub const MTRR_DEF_TYPE: u32 = 0x2ff;
 /// Debug control.
 pub const DEBUG_CTL: u32 = 0x1d9;
 /// DEBUG_CTL: the trap flag traps on branches only (APM 2, 13.1.1).
@@ -30,6 +36,8 @@ pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 pub const VM_CR_LOCK: u64 = 1 << 3;
 /// VM_CR: SVM is disabled.
 pub const VM_CR_SVMDIS: u64 = 1 << 4;
+/// INIT becomes an exception (#SX) instead of starting the processor over.
+pub const VM_CR_R_INIT: u64 = 1 << 1;
 
 /// Bits of an MSR in the permissions map: read, then write (APM 2, 15.11). `None` outside the three ranges.
 pub fn permission_bit(msr: u32) -> Option<usize> {

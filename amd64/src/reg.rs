@@ -10,6 +10,10 @@ pub const CR0_ET: u64 = 1 << 4;
 pub const CR0_NE: u64 = 1 << 5;
 /// CR0: write protect.
 pub const CR0_WP: u64 = 1 << 16;
+/// CR0: not write-through.
+pub const CR0_NW: u64 = 1 << 29;
+/// CR0: caches disabled.
+pub const CR0_CD: u64 = 1 << 30;
 /// CR0: paging.
 pub const CR0_PG: u64 = 1 << 31;
 /// CR4: physical address extension.

@@ -26,7 +26,6 @@ pub const CMDLINE: &[(&str, &str)] = &[
     ("nohibernate", "resuming from disk replaces the kernel with what the disk holds"),
     ("efi=noruntime", "EFI runtime services are firmware code that nobody has approved"),
     ("init_on_alloc=1", "a frame that held approved code is cleared before a device gets it"),
-    ("nr_cpus=1", "this version runs Linux on one CPU"),
 ];
 
 /// Start of the kernel's mapping (`__START_KERNEL_map`).

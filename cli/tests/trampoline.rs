@@ -21,6 +21,9 @@ impl Machine for Low {
     fn page(&self, frame: Frame) -> &PageBytes {
         &self.0[frame.0 as usize]
     }
+    fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
+    }
     fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
         self.0[frame.0 as usize] = *bytes;
     }
@@ -44,7 +47,7 @@ fn with_rules(file: &[u8], play: impl FnOnce(&mut Rules<'_>)) {
 }
 
 fn fetch(rules: &mut Rules<'_>, low: &mut Low, va: u64) -> Verdict {
-    rules.step(low, Event::KernelFetch { frame: Frame::containing(va), va, patching: false })
+    rules.step(low, Event::KernelFetch { frame: Frame::containing(va), va, patching: false, patience: false })
 }
 
 fn runs(rules: &mut Rules<'_>, low: &mut Low, va: u64) -> bool {
@@ -138,7 +141,7 @@ fn accepted_is_what_linux_makes(version: &str, segments: usize, addresses: usize
                 let va = (base + at as u64) & !0xfff;
                 if live {
                     assert!(runs(rules, &mut low, va));
-                    let _ = rules.step(&mut low, Event::Write { frame: Frame(frame as u64) });
+                    let _ = rules.step(&mut low, Event::Write { frame: Frame(frame as u64), from_within: false });
                 }
                 low.0[frame][byte] ^= 0x11;
                 match fetch(rules, &mut low, va) {

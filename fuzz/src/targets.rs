@@ -111,23 +111,23 @@ fn drive(file: Vec<u8>, script: &[u8]) {
         };
         ram.tables.insert(va & !0xfff, frame);
         let event = match what % 8 {
-            0..=2 => Event::KernelFetch { frame, va, patching: what & 8 != 0 },
+            0..=2 => Event::KernelFetch { frame, va, patching: what & 8 != 0, patience: what & 16 != 0 },
             3 => Event::FirstUser,
             4 => {
                 ram.room = b as usize % 4;
                 continue;
             }
-            _ if !is_ram(frame) => Event::Write { frame },
+            _ if !is_ram(frame) => Event::Write { frame, from_within: false },
             // Somebody writes to it: a page of the approval, or a byte.
             5 | 6 => {
-                let _ = rules.step(&mut ram, Event::Write { frame });
+                let _ = rules.step(&mut ram, Event::Write { frame, from_within: false });
                 write(&mut ram, frame, what, page, [a, b]);
-                Event::KernelFetch { frame, va, patching: what & 8 != 0 }
+                Event::KernelFetch { frame, va, patching: what & 8 != 0, patience: what & 16 != 0 }
             }
-            _ => Event::Write { frame },
+            _ => Event::Write { frame, from_within: what & 8 != 0 },
         };
         if let Verdict::Step(_) = rules.step(&mut ram, event) {
-            let _ = rules.step(&mut ram, Event::Write { frame });
+            let _ = rules.step(&mut ram, Event::Write { frame, from_within: false });
         }
         ram.room = usize::MAX;
     }

@@ -7,12 +7,15 @@
 
 mod boot;
 mod cpu;
+mod crowd;
 mod exit;
+mod machine;
 mod mem;
 mod nested;
 mod opcode;
 mod panic;
 mod report;
+mod startup;
 mod stats;
 mod switch;
 mod vcpu;
@@ -22,7 +25,7 @@ mod window;
 /// Where [`boot::head`] goes with what the loader left in EAX and EBX.
 extern "sysv64" fn start(magic: u32, info: u32) -> ! {
     report::init();
-    cpu::idt::load();
+    cpu::idt::init();
     report!("version {}", env!("CARGO_PKG_VERSION"));
     match boot::launch::launch(magic, info) {
         Ok(vcpu) => {

@@ -4,9 +4,9 @@
 //! they went through: if all of these still hold the same values the walk would give the same result, whatever else
 //! has changed, so the remembered result is exact.
 use secvisor_amd64::paging::{self, Walk};
-use secvisor_rules::{Frame, FrameState, FrameTable};
 
 use crate::mem::physical;
+use crate::mem::ram::Ram;
 use crate::nested::GuestPaging;
 
 /// Walks remembered.
@@ -34,39 +34,37 @@ impl Opcodes {
 
     /// The two bytes at a linear address under 4-level tables. `None` if they cannot be read from RAM of the guest.
     #[inline]
-    pub fn read(&mut self, frames: &FrameTable<'_>, root: u64, va: u64) -> Option<u16> {
+    pub fn read(&mut self, ram: &Ram, root: u64, va: u64) -> Option<u16> {
         let page = va >> 12;
         let known = &self.0[page as usize % WALKS];
         if known.root == root
             && known.page == page
             && va & 0xfff != 0xfff
-            // SAFETY: aligned words in guest RAM, checked when remembered: RAM does not become anything else. The guest
-            // is stopped.
+            // SAFETY: aligned words in guest RAM, checked when remembered: RAM does not become anything else.
             && known.entries.iter().all(|(at, value)| unsafe { physical::word(*at) } == *value)
         {
             // SAFETY: likewise; the second byte lies in the same page.
             return Some(unsafe { physical::pair(known.physical + (va & 0xfff)) });
         }
-        self.walk(frames, GuestPaging { root, levels: LEVELS as u32 }, va)
+        self.walk(ram, GuestPaging { root, levels: LEVELS as u32 }, va)
     }
 
     /// As [`Self::read`], without looking at what is remembered; any number of levels.
     #[cold]
     #[inline(never)]
-    pub fn walk(&mut self, frames: &FrameTable<'_>, paging: GuestPaging, va: u64) -> Option<u16> {
-        let first = self.remember(frames, paging, va)?;
-        let second = if va & 0xfff == 0xfff { self.remember(frames, paging, va + 1)? } else { first + 1 };
-        // SAFETY: both are RAM of the guest, which is stopped.
+    pub fn walk(&mut self, ram: &Ram, paging: GuestPaging, va: u64) -> Option<u16> {
+        let first = self.remember(ram, paging, va)?;
+        let second = if va & 0xfff == 0xfff { self.remember(ram, paging, va + 1)? } else { first + 1 };
+        // SAFETY: both are RAM of the guest.
         Some(unsafe { u16::from_le_bytes([physical::byte(first), physical::byte(second)]) })
     }
 
     /// Walks, and remembers what it went through.
-    fn remember(&mut self, frames: &FrameTable<'_>, paging: GuestPaging, va: u64) -> Option<u64> {
-        let ram = |at: u64| matches!(frames.get(Frame::containing(at)), FrameState::Data | FrameState::Approved(_));
+    fn remember(&mut self, ram: &Ram, paging: GuestPaging, va: u64) -> Option<u64> {
         let entries = core::cell::Cell::new(([(0, 0); LEVELS], 0));
         let read = |at: u64| {
-            // SAFETY: an aligned word in RAM of the guest (checked), which is stopped.
-            let value = ram(at).then(|| unsafe { physical::word(at) })?;
+            // SAFETY: an aligned word in RAM of the guest (checked).
+            let value = ram.contains(at).then(|| unsafe { physical::word(at) })?;
             let (mut list, count) = entries.get();
             // A walk over fewer levels fills the rest with its last entry.
             list[count.min(LEVELS - 1)..].fill((at, value));
@@ -77,7 +75,7 @@ impl Opcodes {
             return None;
         }
         let Walk::Mapped(at) = paging::walk(paging.root, paging.levels, va, read) else { return None };
-        if !ram(at) {
+        if !ram.contains(at) {
             return None;
         }
         let (list, count) = entries.get();

@@ -6,6 +6,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu::instr::{inb, outb};
+use crate::mem::lock::Lock;
 
 /// First UART, the guest's console.
 const COM1: u16 = 0x3f8;
@@ -59,8 +60,11 @@ impl Uart {
     }
 }
 
+static LINES: Lock<()> = Lock::new(());
+
 /// Writes one line.
 pub fn line(args: fmt::Arguments<'_>) {
+    let _one_at_a_time = LINES.lock();
     let _ = writeln!(Uart(COM2), "secvisor: {args}");
     if !GUEST_RUNS.load(Ordering::Relaxed) {
         let _ = writeln!(Uart(COM1), "secvisor: {args}");

@@ -58,10 +58,10 @@ impl Vcpu {
     /// Turns the user view on. CPL is 3.
     #[inline]
     pub(crate) fn enter_user(&mut self) {
-        if self.cpuid != 0 {
+        if self.passing & misc1::CPUID != 0 {
             self.first_user();
         }
-        self.stats.switches += 1;
+        self.stats().switches.add();
         let save = &mut self.vmcb.save;
         self.hidden.gdt_limit = core::mem::replace(&mut save.gdtr.limit, 0);
         self.hidden.syscall_enable = save.efer & reg::EFER_SCE;
@@ -75,7 +75,7 @@ impl Vcpu {
     /// Turns the kernel view on, with the guest's own descriptor tables and SYSCALL.
     #[inline]
     pub(crate) fn enter_kernel(&mut self) {
-        self.stats.switches += 1;
+        self.stats().switches.add();
         self.unhide();
         self.kernel_controls();
     }
@@ -96,13 +96,13 @@ impl Vcpu {
         self.hidden.asid += 1;
         if self.hidden.asid == self.hidden.asids {
             self.hidden.asid = KERNEL_ASID + 1;
-            self.nested.flush = true;
+            self.flush = true;
         }
         let control = &mut self.vmcb.control;
         control.intercept_exceptions = ALL_EXCEPTIONS;
-        control.intercept_misc1 = ALWAYS1 | misc1::INTR | misc1::NMI | misc1::INTN;
+        control.intercept_misc1 = ALWAYS1 | misc1::INTR | misc1::INTN;
         control.intercept_misc2 = ALWAYS2 | misc2::ICEBP;
-        control.nested_cr3 = self.nested.root(View::User);
+        control.nested_cr3 = self.machine.user_root;
         control.asid = self.hidden.asid;
     }
 
@@ -112,9 +112,9 @@ impl Vcpu {
         self.view = View::Kernel;
         let control = &mut self.vmcb.control;
         control.intercept_exceptions = 0;
-        control.intercept_misc1 = ALWAYS1 | self.cpuid;
+        control.intercept_misc1 = ALWAYS1 | self.passing;
         control.intercept_misc2 = ALWAYS2;
-        control.nested_cr3 = self.nested.root(View::Kernel);
+        control.nested_cr3 = self.machine.kernel_root;
         control.asid = KERNEL_ASID;
     }
 
@@ -123,7 +123,7 @@ impl Vcpu {
         let control = &mut self.vmcb.control;
         control.intercept_exceptions = ALL_EXCEPTIONS;
         control.intercept_misc1 =
-            ALWAYS1 | self.cpuid | misc1::INTR | misc1::NMI | misc1::INTN | misc1::PUSHF | misc1::POPF | misc1::IRET;
+            ALWAYS1 | self.passing | misc1::INTR | misc1::INTN | misc1::PUSHF | misc1::POPF | misc1::IRET;
         control.intercept_misc2 = ALWAYS2 | misc2::ICEBP;
     }
 
@@ -158,10 +158,14 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     fn first_user(&mut self) {
-        self.cpuid = 0;
+        self.passing &= !misc1::CPUID;
         self.note_paging();
-        let verdict = self.rules.step(&mut self.nested, Event::FirstUser);
-        self.apply(verdict, None);
+        let machine = self.machine;
+        let mut core = machine.core.lock();
+        if core.rules.booted() {
+            return;
+        }
+        let _resume = self.step(&mut core, Event::FirstUser);
         crate::report!("first user-mode instruction: boot choices are fixed");
     }
 }

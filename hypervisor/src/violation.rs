@@ -2,8 +2,9 @@
 use core::fmt;
 
 use secvisor_approval::wire::{NONE, Region, RegionKind};
-use secvisor_rules::Violation;
+use secvisor_rules::{Rules, Violation};
 
+use crate::machine::Core;
 use crate::report;
 use crate::vcpu::Vcpu;
 
@@ -45,49 +46,55 @@ impl Vcpu {
 
     /// As [`Self::violation`], with what else there is to say, each as ` key=value`.
     pub(crate) fn violation_of(&mut self, violation: Violation, detail: fmt::Arguments<'_>) {
-        self.stats.violations += 1;
+        self.stats().violations.add();
         let rip = self.vmcb.save.rip;
-        let log = &mut *self.log;
+        let machine = self.machine;
+        let mut core = machine.core.lock();
+        let Core { rules, log, .. } = &mut *core;
         log.kept[log.count as usize % KEPT] = Some(violation);
         log.count += 1;
         if log.count > FULL && !log.count.is_power_of_two() {
             return;
         }
         let at = match violation.nearest {
-            Some((page, offset)) => self.page_name(page, offset),
-            None => self.address_name(rip),
+            Some((page, offset)) => page_name(rules, page, offset),
+            None => address_name(rules, rip),
         };
         let (module, symbol, offset) = at.unwrap_or(("-", "-", 0));
         report!(
-            "violation rule={} cpu=0 rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module}{detail} n={}",
+            "violation rule={} cpu={} rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module}{detail} n={}",
             violation.rule.name(),
+            self.me,
             violation.frame.address(),
-            self.log.count,
+            log.count,
         );
     }
+}
 
-    fn page_name(&self, page: u32, offset: u16) -> Option<(&'static str, &'static str, u32)> {
-        let view = self.rules.view();
-        let region = view.regions.at(view.region_of_page(page));
-        self.name(&region, (page - region.first_page) * 4096 + offset as u32)
-    }
+/// Module, symbol, offset from the symbol.
+type Name<'a> = (&'a str, &'a str, u32);
 
-    fn address_name(&self, va: u64) -> Option<(&'static str, &'static str, u32)> {
-        self.rules.view().regions.iter().find_map(|r| {
-            let kernel = matches!(RegionKind::new(r.kind), Some(RegionKind::KernelText | RegionKind::KernelInit));
-            let base = if kernel { r.base } else { self.rules.variable(r.base as usize) };
-            let offset = va.wrapping_sub(base);
-            (base != 0 && offset < r.pages as u64 * 4096).then(|| self.name(&r, offset as u32)).flatten()
-        })
-    }
+fn page_name<'a>(rules: &'a Rules<'_>, page: u32, offset: u16) -> Option<Name<'a>> {
+    let view = rules.view();
+    let region = view.regions.at(view.region_of_page(page));
+    name(rules, &region, (page - region.first_page) * 4096 + offset as u32)
+}
 
-    fn name(&self, region: &Region, offset: u32) -> Option<(&'static str, &'static str, u32)> {
-        let view = self.rules.view();
-        let module = match region.module {
-            NONE => "kernel",
-            module => view.name(view.modules.at(module as usize).name),
-        };
-        let symbol = view.symbol_at(region, offset);
-        Some((module, symbol.map_or("-", |s| view.name(s.name_offset())), symbol.map_or(offset, |s| offset - s.offset)))
-    }
+fn address_name<'a>(rules: &'a Rules<'_>, va: u64) -> Option<Name<'a>> {
+    rules.view().regions.iter().find_map(|r| {
+        let kernel = matches!(RegionKind::new(r.kind), Some(RegionKind::KernelText | RegionKind::KernelInit));
+        let base = if kernel { r.base } else { rules.variable(r.base as usize) };
+        let offset = va.wrapping_sub(base);
+        (base != 0 && offset < r.pages as u64 * 4096).then(|| name(rules, &r, offset as u32)).flatten()
+    })
+}
+
+fn name<'a>(rules: &'a Rules<'_>, region: &Region, offset: u32) -> Option<Name<'a>> {
+    let view = rules.view();
+    let module = match region.module {
+        NONE => "kernel",
+        module => view.name(view.modules.at(module as usize).name),
+    };
+    let symbol = view.symbol_at(region, offset);
+    Some((module, symbol.map_or("-", |s| view.name(s.name_offset())), symbol.map_or(offset, |s| offset - s.offset)))
 }

@@ -2,8 +2,10 @@
 //!
 //! Three things need one: an instruction that writes the page it is fetched from while Linux patches itself, an
 //! access to memory the guest does not have, and a segment load of a user program. In each case one nested entry is
-//! replaced, the trap flag is set, every event exits, and whichever exit comes first closes the window before
-//! anything else happens.
+//! replaced, in tables of this CPU's own, the trap flag is set, every event exits, and whichever exit comes first closes
+//! the window before anything else happens. When the nested tables change meanwhile, the window is closed first.
+use core::sync::atomic::Ordering;
+
 use secvisor_amd64::event::{Event, vector};
 use secvisor_amd64::exit::Exit;
 use secvisor_amd64::intercept::misc1;
@@ -11,6 +13,7 @@ use secvisor_amd64::{msr, reg};
 use secvisor_rules::{Frame, Rule, Violation};
 
 use crate::cpu::instr;
+use crate::machine::Core;
 use crate::mem::npt::{NestedTables, View};
 use crate::vcpu::Vcpu;
 
@@ -25,13 +28,16 @@ pub enum Purpose {
     Segment,
     /// A write of this MSR that the rules allow: the processor executes it, its own checks included.
     Msr(u32),
+    /// A write to an APIC's page: what the instruction writes to the scratch frame at this address is looked at next.
+    Apic(u64),
 }
 
 /// An open window.
 pub struct Window {
     purpose: Purpose,
     view: View,
-    frames: [Option<(Frame, u64)>; 2],
+    /// The frame the instruction writes itself, where it does.
+    frame: Option<Frame>,
     trap: u64,
     syscall_enable: u64,
     dr6: u64,
@@ -48,34 +54,47 @@ pub struct Scratch([u8; 4096]);
 impl Scratch {
     /// As the guest finds it.
     pub const NEW: Self = Self([0xff; 4096]);
+
+    /// The 4 bytes at the place in it that an address has in its page.
+    fn word(&self, at: u64) -> u32 {
+        let at = (at & 0xffc) as usize;
+        u32::from_le_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
 }
 
 impl Vcpu {
-    /// Opens a window on up to two different frames. `false` if the tables have no room, or if an event is being
-    /// delivered: it would be the event that runs with the window's rights.
-    pub(crate) fn open_window(&mut self, purpose: Purpose, frames: [Option<Frame>; 2]) -> bool {
+    /// Opens a window on up to two different frames. `false` if there is nothing like them in the tables, or if an event
+    /// is being delivered: it would be the event that runs with the window's rights.
+    pub(crate) fn open_window(&mut self, core: &Core, purpose: Purpose, frames: [Option<Frame>; 2]) -> bool {
+        let scratch = Frame::containing(&raw const *self.scratch as u64);
+        let entry = |frame: Frame| match purpose {
+            Purpose::SelfPatch | Purpose::Segment => NestedTables::open_entry(frame, true),
+            Purpose::Absent | Purpose::Apic(_) | Purpose::Msr(_) => NestedTables::open_entry(scratch, false),
+        };
         if Event(self.vmcb.control.exit_int_info).valid() {
             return false;
         }
-        let mut replaced = [None; 2];
-        for (slot, frame) in replaced.iter_mut().zip(frames) {
-            let Some(frame) = frame else { continue };
-            let entry = match purpose {
-                Purpose::SelfPatch | Purpose::Segment => NestedTables::open_entry(frame, true),
-                Purpose::Msr(_) => continue,
-                Purpose::Absent => NestedTables::open_entry(Frame::containing(&raw const *self.scratch as u64), false),
-            };
-            match self.nested.replace(self.view, frame, entry) {
-                Ok(old) => *slot = Some((frame, old)),
-                Err(_) => {
-                    for (frame, old) in replaced.into_iter().rev().flatten() {
-                        let _ = self.nested.replace(self.view, frame, old);
-                    }
-                    return false;
-                }
-            }
+        let entries = frames.map(|f| f.map(|f| (f, entry(f))));
+        let Some(root) = core.tables.overlay(self.view, entries, self.overlay) else { return false };
+        self.cpu.window.store(true, Ordering::SeqCst);
+        self.cpu.will_flush();
+        self.flush = true;
+        self.begin_window(purpose, frames[0].filter(|_| purpose == Purpose::SelfPatch));
+        self.vmcb.control.nested_cr3 = root;
+        true
+    }
+
+    /// Opens a window without any right to memory.
+    pub(crate) fn open_msr_window(&mut self, msr: u32) -> bool {
+        let delivering = Event(self.vmcb.control.exit_int_info).valid();
+        if !delivering {
+            self.begin_window(Purpose::Msr(msr), None);
         }
-        self.stats.windows += 1;
+        !delivering
+    }
+
+    fn begin_window(&mut self, purpose: Purpose, frame: Option<Frame>) {
+        self.stats().windows.add();
         // SAFETY: every processor with SVM has DEBUG_CTL; with BTF clear the trap flag traps after one instruction.
         let debug_control = unsafe {
             let guest = instr::rdmsr(msr::DEBUG_CTL);
@@ -92,7 +111,7 @@ impl Vcpu {
         self.window = Some(Window {
             purpose,
             view: self.view,
-            frames: replaced,
+            frame,
             trap,
             syscall_enable,
             dr6,
@@ -100,27 +119,25 @@ impl Vcpu {
             loads_flags: false,
         });
         self.window_controls();
-        true
     }
 
-    /// Closes the window, whatever exit came.
-    pub(crate) fn close_window(&mut self, exit: Exit) {
+    /// Closes the window, if there is one, whatever exit came; without an exit before its instruction has run.
+    pub(crate) fn close_window(&mut self, exit: Option<Exit>) {
         let Some(mut window) = self.window.take() else { return };
-        if exit == Exit::Iret && window.purpose == Purpose::Segment && !window.loads_flags {
+        if exit == Some(Exit::Iret) && window.purpose == Purpose::Segment && !window.loads_flags {
             // Nothing has run yet. IRET brings its own trap flag: let it, and leave that alone.
             window.loads_flags = true;
             self.vmcb.control.intercept_misc1 &= !misc1::IRET;
             self.window = Some(window);
             return;
         }
-        for (frame, old) in window.frames.into_iter().rev().flatten() {
-            self.nested.replace(window.view, frame, old).unwrap_or_else(|_| unreachable!("the range is split"));
-        }
+        self.cpu.window.store(false, Ordering::SeqCst);
+        self.flush = true;
         if window.debug_control & msr::DEBUG_CTL_BTF != 0 {
             // SAFETY: the guest's own value, which the processor took from it.
             unsafe { instr::wrmsr(msr::DEBUG_CTL, window.debug_control) };
         }
-        let stepped = exit == Exit::Exception(vector::DB);
+        let stepped = exit == Some(Exit::Exception(vector::DB));
         let save = &mut self.vmcb.save;
         save.efer |= window.syscall_enable;
         if !(stepped && window.loads_flags) {
@@ -133,10 +150,17 @@ impl Vcpu {
         }
         match window.purpose {
             Purpose::SelfPatch => {
-                self.patching = window.frames[0].map(|(f, _)| f);
-                self.patched(self.patching);
+                self.patching = window.frame;
+                window.frame.inspect(|frame| self.patched(*frame));
             }
             Purpose::Absent => *self.scratch = Scratch::NEW,
+            Purpose::Apic(at) => {
+                let written = self.scratch.word(at);
+                *self.scratch = Scratch::NEW;
+                if stepped {
+                    self.apic_written(at, written);
+                }
+            }
             Purpose::Segment => {}
             Purpose::Msr(msr) => self.let_msr(msr, false),
         }
@@ -147,10 +171,10 @@ impl Vcpu {
             _ if window.view == View::User => self.user_controls(),
             _ => self.kernel_controls(),
         }
-        if !stepped {
-            self.after_window(exit, window.purpose);
-        } else if pending {
-            self.deliver(Event::exception(vector::DB));
+        match exit {
+            Some(exit) if !stepped => self.after_window(exit, window.purpose),
+            _ if pending => self.deliver(Event::exception(vector::DB)),
+            _ => {}
         }
     }
 
@@ -165,7 +189,7 @@ impl Vcpu {
             }
             // In the kernel view an exception is the guest's own business; so is one of a segment load.
             Exit::Exception(number) if self.view == View::Kernel => self.pass_exception(number),
-            Exit::Interrupt | Exit::Nmi if self.view == View::Kernel => {}
+            Exit::Interrupt if self.view == View::Kernel => {}
             Exit::SoftwareInterrupt | Exit::Icebp if self.view == View::Kernel && purpose != Purpose::Segment => {
                 self.deliver(Event::exception_with(vector::GP, 0));
             }

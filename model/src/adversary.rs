@@ -159,6 +159,11 @@ impl Step<'_, '_> {
     fn windowed(&mut self) -> Option<()> {
         let user = self.cpu().user;
         let window = self.cpu().window.expect("a window is open");
+        if window.closed {
+            self.chooser.tell(|| "the window was closed for another CPU".into());
+            self.close_window(false);
+            return Some(());
+        }
         // SYSCALL is on in the kernel view only, and off for a segment load.
         let syscall =
             window.view == View::Kernel && window.purpose != Purpose::Segment && !self.has(Part::WindowSyscall);

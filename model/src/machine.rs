@@ -59,15 +59,17 @@ struct Key {
     rules: Remembered,
     content: [Id; FRAMES],
     rights: [Right; FRAMES],
+    /// Frames, as bits, that another CPU may write in a window.
+    open: u8,
     event: Event,
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        (self.rules, self.content, self.rights).hash(hasher);
+        (self.rules, self.content, self.rights, self.open).hash(hasher);
         match self.event {
-            Event::KernelFetch { frame, va, patching } => (frame.0, va, patching).hash(hasher),
-            Event::Write { frame } => frame.0.hash(hasher),
+            Event::KernelFetch { frame, va, patching, patience } => (frame.0, va, patching, patience).hash(hasher),
+            Event::Write { frame, from_within } => (frame.0, from_within).hash(hasher),
             Event::FirstUser => {}
         }
     }
@@ -79,6 +81,7 @@ struct End {
     content: [Id; FRAMES],
     rights: [Right; FRAMES],
     flush: bool,
+    narrowed: bool,
     wrong: Option<&'static str>,
     ending: Ending,
     story: String,
@@ -86,7 +89,7 @@ struct End {
 
 impl End {
     fn same(&self, other: &Self) -> bool {
-        let all = |e: &Self| (e.rules, e.content, e.rights, e.flush, e.wrong, e.ending);
+        let all = |e: &Self| (e.rules, e.content, e.rights, e.flush, e.narrowed, e.wrong, e.ending);
         all(self) == all(other)
     }
 }
@@ -100,6 +103,8 @@ pub enum Ending {
     Step,
     /// The guest is refused.
     Refuse,
+    /// The guest tries again.
+    Wait,
 }
 
 impl<'w> Machine<'w> {
@@ -183,11 +188,11 @@ impl<'w> Machine<'w> {
     }
 
     /// Every different end of an event.
-    fn ends(&mut self, state: &State, event: Event, telling: bool) -> Arc<[End]> {
+    fn ends(&mut self, state: &State, open: u8, event: Event, telling: bool) -> Arc<[End]> {
         let chooser = if telling { Chooser::telling() } else { Chooser::default() };
         let mut ends: Vec<End> = Vec::new();
         loop {
-            let end = self.decide(state, event, &chooser);
+            let end = self.decide(state, open, event, &chooser);
             if !ends.iter().any(|known| known.same(&end)) {
                 ends.push(end);
             }
@@ -198,7 +203,7 @@ impl<'w> Machine<'w> {
     }
 
     /// The rules decide an event, under these answers.
-    fn decide(&mut self, state: &State, event: Event, chooser: &Chooser) -> End {
+    fn decide(&mut self, state: &State, open: u8, event: Event, chooser: &Chooser) -> End {
         let (world, count) = (self.world, self.world.pages.len());
         let mut remembered = state.rules;
         for (page, id) in remembered.pages[..count].iter().enumerate() {
@@ -217,7 +222,9 @@ impl<'w> Machine<'w> {
             content: state.content.map(Cell::new),
             rights: state.rights.map(Cell::new),
             shown: RefCell::default(),
+            open: Cell::new(open),
             flush: Cell::new(false),
+            narrowed: Cell::new(false),
             wrong: Cell::new(None),
         };
         let memory = Memory {
@@ -232,6 +239,7 @@ impl<'w> Machine<'w> {
             Verdict::Resume | Verdict::Restored(_) => Ending::Resume,
             Verdict::Step(_) => Ending::Step,
             Verdict::Refuse(_) => Ending::Refuse,
+            Verdict::Wait => Ending::Wait,
         };
         remembered.rest = self.rests.number(rules.rest());
         remembered.places = places.map(small);
@@ -250,8 +258,8 @@ impl<'w> Machine<'w> {
                 content[frame] = ANY;
             }
         }
-        let (flush, wrong) = (ram.flush.get(), ram.wrong.get());
-        End { rules: remembered, content, rights, flush, wrong, ending, story: chooser.story() }
+        let (flush, narrowed, wrong) = (ram.flush.get(), ram.narrowed.get(), ram.wrong.get());
+        End { rules: remembered, content, rights, flush, narrowed, wrong, ending, story: chooser.story() }
     }
 
     /// Rights that a view's tables give on a frame.
@@ -259,6 +267,7 @@ impl<'w> Machine<'w> {
         let options = &self.options;
         if let Some(window) = state.cpus[cpu].window
             && window.view == view
+            && !window.closed
             && window.frames.contains(&(frame as u8))
         {
             return match window.purpose {
@@ -341,32 +350,48 @@ impl Step<'_, '_> {
     /// What every VMRUN needs. The guest runs, and uses whatever it can.
     pub fn before_entry(&mut self) {
         if std::mem::take(&mut self.flush) {
-            let all_cpus = self.has(Part::FlushAllCpus);
-            let all_asids = self.has(Part::FlushAllAsids);
-            for (i, cpu) in self.state.cpus.iter_mut().enumerate() {
-                let current = cpu.current_asid();
-                for asid in 0..ASIDS {
-                    if (i == self.cpu || all_cpus) && (all_asids || asid == current) {
-                        cpu.tlb[asid] = [0; FRAMES];
-                        cpu.taken_back &= !(1 << asid);
-                    }
-                }
-            }
+            self.flush_cpu(self.cpu);
         }
         for cpu in 0..self.machine.options.cpus {
             self.machine.load_tlb(&mut self.state, cpu);
         }
     }
 
+    fn flush_cpu(&mut self, cpu: usize) {
+        let all_asids = self.has(Part::FlushAllAsids);
+        let cpu = &mut self.state.cpus[cpu];
+        let current = cpu.current_asid();
+        for asid in (0..ASIDS).filter(|asid| all_asids || *asid == current) {
+            cpu.tlb[asid] = [0; FRAMES];
+            cpu.taken_back &= !(1 << asid);
+        }
+    }
+
+    /// The tables have changed: what the other CPUs do before that counts.
+    fn others_hear(&mut self, narrowed: bool) {
+        let me = self.cpu;
+        for cpu in (0..self.machine.options.cpus).filter(|cpu| *cpu != me) {
+            if narrowed && self.has(Part::FlushRights) && self.has(Part::FlushAllCpus) {
+                self.flush_cpu(cpu);
+            }
+            if self.has(Part::CloseWindows)
+                && let Some(window) = &mut self.state.cpus[cpu].window
+            {
+                window.closed = true;
+            }
+        }
+    }
+
     /// One event for the rules. What comes of it may depend on what the adversary does meanwhile, and on what memory
     /// holds that is looked at: each different end is tried.
     pub fn rules(&mut self, event: Event) -> Ending {
-        let key = Key { rules: self.state.rules, content: self.state.content, rights: self.state.rights, event };
-        let key = (key, self.state.aliased);
+        let open = self.open_elsewhere();
+        let State { rules, content, rights, .. } = self.state;
+        let key = (Key { rules, content, rights, open, event }, self.state.aliased);
         let ends = match self.machine.known.get(&key) {
             Some(ends) => ends.clone(),
             None => {
-                let ends = self.machine.ends(&self.state, event, self.chooser.is_telling());
+                let ends = self.machine.ends(&self.state, open, event, self.chooser.is_telling());
                 if self.machine.known.len() == MOST_KNOWN {
                     self.machine.known.clear();
                 }
@@ -379,17 +404,35 @@ impl Step<'_, '_> {
             self.chooser.tell(|| end.story.clone());
         }
         (self.state.rules, self.state.content, self.state.rights) = (end.rules, end.content, end.rights);
+        let (narrowed, ending) = (end.narrowed, end.ending);
         self.flush |= end.flush && self.machine.options.has(Part::FlushRights);
         self.wrong = self.wrong.or(end.wrong);
+        if end.flush {
+            self.others_hear(narrowed);
+        }
         self.remember();
         self.forget_writable();
-        end.ending
+        ending
+    }
+
+    /// Frames, as bits, that a CPU may write in its window.
+    fn open(&self, cpus: impl Fn(usize) -> bool) -> u8 {
+        let cpus = self.state.cpus[..self.machine.options.cpus].iter().enumerate().filter(|(i, _)| cpus(*i));
+        let windows = cpus.filter_map(|(_, cpu)| cpu.window.filter(|w| !w.closed && w.purpose != Purpose::Absent));
+        let frames = windows.flat_map(|w| w.frames).filter(|f| *f != NONE);
+        frames.fold(0, |all, frame| all | 1 << frame)
+    }
+
+    fn open_elsewhere(&self) -> u8 {
+        self.open(|cpu| cpu != self.cpu)
     }
 
     /// What anybody may write holds anything.
     pub fn forget_writable(&mut self) {
+        let open = self.open(|_| true);
         for frame in 0..FRAMES {
-            if self.state.rights[frame] == Right::Data || frame == DEVICE || self.state.aliased >> frame & 1 != 0 {
+            let written = (self.state.aliased | open) >> frame & 1 != 0;
+            if self.state.rights[frame] == Right::Data || frame == DEVICE || written {
                 self.state.content[frame] = ANY;
             }
         }
@@ -400,7 +443,8 @@ impl Step<'_, '_> {
         self.flush = true;
         let patching = std::mem::replace(&mut self.cpu().patching, NONE) == frame as u8;
         let was = self.state.rights[frame];
-        match self.rules(Event::KernelFetch { frame: Frame(frame as u64), va, patching }) {
+        let patience = self.machine.options.cpus > 1 && self.chooser.choose(2) == 1;
+        match self.rules(Event::KernelFetch { frame: Frame(frame as u64), va, patching, patience }) {
             Ending::Step => {
                 self.chooser.tell(|| "which is stepped over".into());
                 self.judge_step(frame, va);
@@ -413,6 +457,7 @@ impl Step<'_, '_> {
                 }
             }
             Ending::Refuse => self.chooser.tell(|| "which is refused".into()),
+            Ending::Wait => self.chooser.tell(|| "which is waited for".into()),
         }
     }
 
@@ -420,8 +465,9 @@ impl Step<'_, '_> {
     /// delivered to a stack there.
     pub fn data_access(&mut self, frame: usize, from_within: bool, delivering: bool) {
         let writes_itself = from_within && self.cpu().view == View::Kernel && !self.cpu().user;
-        if !writes_itself || !self.open_window(Purpose::SelfPatch, [frame as u8, NONE], delivering) {
-            self.patched(frame as u8);
+        let from_within = writes_itself && !(delivering && self.has(Part::WindowEvent));
+        if self.rules(Event::Write { frame: Frame(frame as u64), from_within }) == Ending::Step {
+            assert!(self.open_window(Purpose::SelfPatch, [frame as u8, NONE], delivering));
         }
         if delivering {
             self.redeliver();
@@ -439,7 +485,7 @@ impl Step<'_, '_> {
     /// An approved frame was, or is about to be, written to.
     pub fn patched(&mut self, frame: u8) {
         if frame != NONE {
-            let _resume = self.rules(Event::Write { frame: Frame(frame as u64) });
+            let _resume = self.rules(Event::Write { frame: Frame(frame as u64), from_within: false });
         }
     }
 
@@ -487,7 +533,7 @@ impl Step<'_, '_> {
         }
         self.flush = true;
         let view = self.cpu().view;
-        self.cpu().window = Some(Window { purpose, view, frames, trapped: true });
+        self.cpu().window = Some(Window { purpose, view, frames, trapped: true, closed: false });
         true
     }
 
@@ -542,7 +588,9 @@ struct Ram<'a> {
     rights: [Cell<Right>; FRAMES],
     /// What the guest's tables show just now, as far as it was asked for.
     shown: RefCell<Vec<(u64, Option<Frame>)>>,
+    open: Cell<u8>,
     flush: Cell<bool>,
+    narrowed: Cell<bool>,
     wrong: Cell<Option<&'static str>>,
 }
 
@@ -570,6 +618,10 @@ impl Hardware for Ram<'_> {
             self.content[frame].set(id);
         }
         self.world.bytes(self.content[frame].get())
+    }
+
+    fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
 
     fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
@@ -602,14 +654,19 @@ impl Hardware for Ram<'_> {
             self.chooser.tell(|| "the tables are full".into());
             return Err(OutOfTables);
         }
+        if self.options.has(Part::CloseWindows) {
+            self.open.set(0);
+        }
         // Somebody else who can still write does so now: another CPU, or a device.
-        let writable = was == Right::Data || self.state.aliased >> frame & 1 != 0;
+        let writable = was == Right::Data || (self.state.aliased | self.open.get()) >> frame & 1 != 0;
         if right == Right::Executable && writable && self.chooser.choose(2) == 1 {
             self.chooser.tell(|| format!("somebody else writes {} meanwhile", self.world.frame_name(frame)));
             self.break_property("bytes change between comparison and approval");
         }
         self.rights[frame].set(right);
         self.flush.set(true);
+        // Frozen pages have no right that others lack, and gain some.
+        self.narrowed.set(self.narrowed.get() || was != right && was != Right::Frozen);
         Ok(())
     }
 

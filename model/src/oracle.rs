@@ -27,7 +27,7 @@ impl Machine<'_> {
                 if window.purpose != Purpose::Absent && window.frames.iter().any(|f| *f as usize == HYPERVISOR) {
                     return Some("the hypervisor's memory can be reached");
                 }
-                let approved = |f: &u8| *f != NONE && state.rights[*f as usize] != Right::Data;
+                let approved = |f: &u8| !window.closed && *f != NONE && state.rights[*f as usize] != Right::Data;
                 if window.purpose == Purpose::Segment && window.frames.iter().any(approved) {
                     return Some("a user program may write to code");
                 }
@@ -45,6 +45,8 @@ impl Machine<'_> {
                 return Some("the hypervisor's memory can be reached");
             }
             if within {
+                // One instruction, that may write: nobody else may execute there meanwhile.
+                write |= cpu.window.is_some_and(|w| !w.closed && w.purpose != Purpose::Absent);
                 continue;
             }
             // An ASID that is not in use counts once it is.

@@ -55,7 +55,7 @@ impl<'w> Search<'w> {
         let mut machines: Vec<Machine> =
             (0..threads.max(1)).map(|_| Machine::new(world, rests.clone(), options)).collect();
         let mut known = Known::default();
-        known.add(machines[0].launch().canonical(world.free()), 0);
+        known.add(machines[0].launch().canonical(world.free(), options.cpus), 0);
         Self { world, options, rests, machines, known, next: 0, depth: 0 }
     }
 
@@ -113,7 +113,8 @@ impl<'w> Search<'w> {
             loop {
                 match (machine.step(&state, &chooser), target) {
                     (Some(Ok(next)), Some(target))
-                        if next.canonical(self.world.free()) == self.known.states[target as usize] =>
+                        if next.canonical(self.world.free(), self.options.cpus)
+                            == self.known.states[target as usize] =>
                     {
                         state = next;
                         break;
@@ -191,7 +192,7 @@ fn expand(machine: &mut Machine, known: &Known, part: impl Iterator<Item = usize
         loop {
             match machine.step(&known.states[from], &chooser) {
                 Some(Ok(state)) => {
-                    let state = state.canonical(free);
+                    let state = state.canonical(free, machine.options.cpus);
                     if !known.has(&state) {
                         fresh.add(state, from as u32);
                     }

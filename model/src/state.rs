@@ -55,6 +55,8 @@ pub struct Window {
     pub frames: [u8; 2],
     /// The next instruction ends with an exit.
     pub trapped: bool,
+    /// Another CPU has changed the tables: this one is out of the guest and has no right of the window any more.
+    pub closed: bool,
 }
 
 /// A translation's rights: write.
@@ -133,7 +135,25 @@ pub struct State {
 impl State {
     /// The same machine with its free frames in a certain order: the rules and the hardware treat them alike, so states
     /// that differ by their order only are one.
-    pub fn canonical(&self, first: usize) -> Self {
+    ///
+    /// The CPUs, likewise.
+    pub fn canonical(&self, first: usize, cpus: usize) -> Self {
+        let mut this = self.with_frames_in_order(first);
+        let swapped = State { cpus: [self.cpus[1], self.cpus[0]], ..*self }.with_frames_in_order(first);
+        if cpus > 1 && swapped.cpus_in_order() < this.cpus_in_order() {
+            this = swapped;
+        }
+        this
+    }
+
+    fn cpus_in_order(&self) -> impl Ord + use<> {
+        self.cpus.map(|c| {
+            let window = c.window.map(|w| (w.purpose as u8, w.view as u8, w.frames, w.trapped, w.closed));
+            (c.user, c.view as u8, c.asid, c.patching, window, c.tlb, c.taken_back)
+        })
+    }
+
+    fn with_frames_in_order(&self, first: usize) -> Self {
         let mut order: Vec<usize> = (first..FRAMES).collect();
         order.sort_by_cached_key(|f| self.description(*f));
         if order.is_sorted() {

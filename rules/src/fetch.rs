@@ -2,7 +2,7 @@
 use crate::check::{Check, made};
 use secvisor_approval::PAGE;
 
-use crate::page::{Match, Mismatch, Place};
+use crate::page::{Circumstances, Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
 use crate::step::OutOfTables;
 use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
@@ -17,7 +17,7 @@ impl Rules<'_> {
         machine: &mut impl Machine,
         frame: Frame,
         va: u64,
-        patching: bool,
+        circumstances: Circumstances,
     ) -> Verdict {
         match self.frames.get(frame) {
             // A stale translation: the right has been given meanwhile.
@@ -30,10 +30,10 @@ impl Rules<'_> {
                     return self.refuse(Rule::OutOfTables, frame, None);
                 }
                 let verdict = match self.kernel_page_of_frame(frame) {
-                    Some(page) if !self.is_freed(page) => self.verify_kernel(machine, frame, page, va, patching),
-                    _ => self.verify_module(machine, frame, va & !0xfff),
+                    Some(page) if !self.is_freed(page) => self.verify_kernel(machine, frame, page, va, circumstances),
+                    _ => self.verify_module(machine, frame, va & !0xfff, circumstances.patience),
                 };
-                if let Verdict::Refuse(_) = verdict {
+                if let Verdict::Refuse(_) | Verdict::Wait = verdict {
                     machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
                 }
                 verdict
@@ -47,10 +47,10 @@ impl Rules<'_> {
         frame: Frame,
         page: u32,
         va: u64,
-        patching: bool,
+        circumstances: Circumstances,
     ) -> Verdict {
         let init = self.is_init(page);
-        let place = Place { patching, ..self.kernel_place(page) };
+        let place = Place { circumstances, ..self.kernel_place(page) };
         match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
             Ok(Match { proof, unfinished: None }) => {
                 self.pages[page as usize].copy_from_slice(machine.page(frame));
@@ -64,12 +64,14 @@ impl Rules<'_> {
                 let wraps = site.start < (at + longest).saturating_sub(PAGE);
                 if made(Check::Reach) && (at < site.end && site.start < at + longest || wraps) {
                     return match init {
+                        _ if circumstances.patience => Verdict::Wait,
                         true => self.refuse(Rule::UnapprovedCode, frame, Some((page, site.start as u16))),
                         false => self.put_back(machine, frame, &place, site.start as u16),
                     };
                 }
                 Verdict::Step(proof)
             }
+            Err(_) if circumstances.patience => Verdict::Wait,
             Err(Mismatch(at)) if init && made(Check::InitPutBack) => {
                 self.refuse(Rule::UnapprovedCode, frame, Some((page, at)))
             }
@@ -81,14 +83,19 @@ impl Rules<'_> {
     pub(crate) fn kernel_place(&self, page: u32) -> Place {
         let region = self.view.regions.at(self.view.region_of_page(page));
         let va = region.base + (page - region.first_page) as u64 * 4096;
-        Place { page, va, phase: if self.booted { Phase::Pinned } else { Phase::Boot }, patching: false }
+        Place {
+            page,
+            va,
+            phase: if self.booted { Phase::Pinned } else { Phase::Boot },
+            circumstances: Circumstances::default(),
+        }
     }
 
     /// Puts the bytes last verified back into a tampered frame and approves it.
     pub(crate) fn put_back(&mut self, machine: &mut impl Machine, frame: Frame, place: &Place, at: u16) -> Verdict {
         machine.restore(frame, &self.pages[place.page as usize]);
         let violation = Violation { rule: Rule::Tampered, frame, nearest: Some((place.page, at)) };
-        let place = &Place { patching: false, ..*place };
+        let place = &Place { circumstances: Circumstances::default(), ..*place };
         match self.compare(machine, frame, place, &mut Bindings::new(0..0)) {
             Ok(found) => {
                 self.counters.restored += 1;
@@ -114,7 +121,7 @@ impl Rules<'_> {
                 // A module that was loaded again in the same place: its old frame is no longer part of it.
                 let before = Frame(self.places[page as usize] as u64);
                 if made(Check::OneFrame) && before != frame && self.frames.get(before) == FrameState::Approved(page) {
-                    self.demote(machine, before, page);
+                    self.demote(machine, before, page, Access::Data);
                 }
                 self.note_approved(page, frame);
                 self.counters.verified += 1;

@@ -21,6 +21,7 @@
 #[cfg(feature = "model")]
 extern crate std;
 
+pub mod apic;
 pub mod check;
 mod choice;
 mod fetch;

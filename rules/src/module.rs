@@ -11,9 +11,9 @@ use secvisor_approval::PAGE;
 use secvisor_approval::wire::{LOW_END, NONE, Region, RegionKind};
 
 use crate::check::{Check, made};
-use crate::page::{Match, Mismatch, Place};
+use crate::page::{Circumstances, Match, Mismatch, Place};
 use crate::site::{Bindings, Phase};
-use crate::{Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict};
+use crate::{Access, Frame, FrameState, Machine, NO_FRAME, Rule, Rules, Verdict};
 
 /// Refusals for which the closest page is looked for: it takes long.
 const NAMED: u64 = 64;
@@ -29,7 +29,14 @@ enum Forget {
 }
 
 impl Rules<'_> {
-    pub(crate) fn verify_module(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Verdict {
+    pub(crate) fn verify_module(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        va: u64,
+        patience: bool,
+    ) -> Verdict {
+        let circumstances = Circumstances { patching: false, patience };
         let inside = (self.view.info.modules_start..self.view.info.modules_end).contains(&va);
         let misplaced = match va < LOW_END {
             true => frame.address() != va,
@@ -40,19 +47,19 @@ impl Rules<'_> {
         }
         let live = self.page_bound_at(va);
         if let Some(page) = live {
-            let place = Place { page, va, phase: Phase::Loaded, patching: false };
+            let place = Place { page, va, phase: Phase::Loaded, circumstances };
             let mut binds = Bindings::new(0..0);
             match self.compare(machine, frame, &place, &mut binds) {
                 Ok(found) => return self.accept(machine, frame, &place, found, &binds),
                 Err(at) => {
-                    if let Some(verdict) = self.search(machine, frame, va) {
+                    if let Some(verdict) = self.search(machine, frame, va, circumstances) {
                         return verdict;
                     }
                     return self.tampered_or_recycled(machine, frame, &place, at);
                 }
             }
         }
-        match self.search(machine, frame, va) {
+        match self.search(machine, frame, va, circumstances) {
             Some(verdict) => verdict,
             None => self.refuse(Rule::UnapprovedCode, frame, self.nearest(machine, frame)),
         }
@@ -69,7 +76,13 @@ impl Rules<'_> {
 
     /// Looks for a page of any module that the frame is, at this address: first as a further page of an instance there
     /// is, then as one of a module placed anew, then as one whose neighbours have been placed anew too.
-    fn search(&mut self, machine: &mut impl Machine, frame: Frame, va: u64) -> Option<Verdict> {
+    fn search(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        va: u64,
+        circumstances: Circumstances,
+    ) -> Option<Verdict> {
         let ways = [Forget::Nothing, Forget::Own, Forget::All];
         for &forget in if va < LOW_END { &ways[..1] } else { &ways[..] } {
             for index in 0..self.view.regions.len() {
@@ -80,7 +93,7 @@ impl Rules<'_> {
                 for i in 0..region.pages {
                     let Some(start) = va.checked_sub(i as u64 * PAGE as u64) else { break };
                     let page = region.first_page + i;
-                    let place = Place { page, va, phase: Phase::Loaded, patching: false };
+                    let place = Place { page, va, phase: Phase::Loaded, circumstances };
                     if let Some((found, binds)) = self.matches(machine, frame, &place, start, &region, forget) {
                         return Some(self.accept(machine, frame, &place, found, &binds));
                     }
@@ -250,7 +263,7 @@ impl Rules<'_> {
         for page in region.first_page..region.first_page + region.pages {
             let frame = Frame(self.places[page as usize] as u64);
             if self.places[page as usize] != NO_FRAME && self.frames.get(frame) == FrameState::Approved(page) {
-                self.demote(machine, frame, page);
+                self.demote(machine, frame, page, Access::Data);
             }
             self.places[page as usize] = NO_FRAME;
         }
@@ -279,6 +292,9 @@ impl Rules<'_> {
         let live = self.places[place.page as usize] as u64 == frame.0 || !made(Check::Live);
         let text = region.kind == RegionKind::ModuleText as u32 || !made(Check::ModuleInit);
         if live && text && (similar() || !made(Check::Similar)) {
+            if place.circumstances.patience {
+                return Verdict::Wait;
+            }
             return self.put_back(machine, frame, place, at);
         }
         self.refuse(Rule::UnapprovedCode, frame, nearest)

@@ -4,6 +4,8 @@
 //! known, is refused. Numbers and bits: AMD64 Architecture Programmer's Manual volume 2, appendix A, and the Processor
 //! Programming References; the comments say who writes them in Linux.
 
+use crate::apic;
+
 /// What is to become of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrWrite {
@@ -27,8 +29,8 @@ pub const FREE: [(u32, u32); 22] = [
     (0x277, 0x277),             // PAT, the guest's own under nested paging
     (0x400, 0x47f),             // machine-check banks
     (0x6e0, 0x6e0),             // TSC_DEADLINE
-    (0x800, 0x82f),             // x2APIC but for the interrupt command register
-    (0x831, 0x83f),             // as above
+    (0x800, 0x82e),             // x2APIC but for the local vectors and the interrupt command register
+    (0x838, 0x83f),             // as above
     (0xda0, 0xda0),             // XSS
     (0xc000_0100, 0xc000_0103), // FS_BASE, GS_BASE, KERNEL_GS_BASE, TSC_AUX
     (0xc000_0300, 0xc000_0303), // performance counters, global
@@ -43,8 +45,9 @@ pub const FREE: [(u32, u32); 22] = [
 
 /// Registers of which only some bits may change: number and those bits.
 const BITS: [(u32, u64); 5] = [
-    // APIC_BASE: enable and x2APIC mode, not the address: it must not come to lie over RAM.
-    (0x1b, 1 << 10 | 1 << 11),
+    // APIC_BASE: x2APIC mode, not the address: it must not come to lie over RAM. Nor may it be switched off: SecVisor
+    // itself reaches other CPUs through it.
+    (0x1b, 1 << 10),
     // HWCR: McStatusWrEn, TscFreqSel, CpbDis, IRPerfEn (arch/x86/kernel/cpu/amd.c).
     (0xc001_0015, 1 << 18 | 1 << 24 | 1 << 25 | 1 << 30),
     // LS_CFG: speculative store bypass disable, by family (arch/x86/kernel/cpu/amd.c, bsp_init_amd).
@@ -57,11 +60,10 @@ const BITS: [(u32, u64); 5] = [
 
 /// Memory types: Linux switches them off and on again around setting the PAT (arch/x86/kernel/cpu/cacheinfo.c).
 const MTRR_DEF_TYPE: u32 = 0x2ff;
-/// Interrupt command register of the x2APIC.
-const X2APIC_ICR: u32 = 0x830;
-/// Delivery modes INIT and start-up, in bits 8-10 of the command.
-const ICR_INIT: u64 = 5;
-const ICR_STARTUP: u64 = 6;
+/// Interrupt command register of the x2APIC. [`crate::apic::command`] decides it.
+pub const X2APIC_ICR: u32 = 0x830;
+/// Registers of the x2APIC: the offset in the APIC's page, divided by 16.
+const X2APIC: u32 = 0x800;
 
 /// Decides a write of a register that is not in [`FREE`] and that the hypervisor does not keep itself. `current` is
 /// asked for registers that every processor with SVM has.
@@ -71,7 +73,9 @@ pub fn write(number: u32, value: u64, current: impl FnOnce() -> u64) -> MsrWrite
     }
     match number {
         MTRR_DEF_TYPE => MsrWrite::Ignore,
-        X2APIC_ICR if !matches!(value >> 8 & 7, ICR_INIT | ICR_STARTUP) => MsrWrite::Allow,
+        0x82f..=0x837 if number != X2APIC_ICR && apic::register((number - X2APIC) << 4, value as u32) => {
+            MsrWrite::Allow
+        }
         _ => MsrWrite::Refuse,
     }
 }
@@ -95,10 +99,11 @@ mod tests {
         let base = 0xfee0_0000 | 1 << 11 | 1 << 8;
         assert_eq!(write(0x1b, base | 1 << 10, || base), MsrWrite::Allow);
         assert_eq!(write(0x1b, base + 0x1000, || base), MsrWrite::Refuse);
+        assert_eq!(write(0x1b, base & !(1 << 11), || base), MsrWrite::Refuse);
         assert_eq!(write(0xc001_0015, 1 << 30, || 0), MsrWrite::Allow);
         assert_eq!(write(0xc001_0015, 1, || 0), MsrWrite::Refuse);
         let known: [(u32, &[u32]); 5] = [
-            (0x1b, &[10, 11]),
+            (0x1b, &[10]),
             (0xc001_0015, &[18, 24, 25, 30]),
             (0xc001_1020, &[10, 33, 54]),
             (0xc001_1029, &[1, 9]),
@@ -120,10 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn no_init_and_no_startup() {
-        assert_eq!(write(X2APIC_ICR, 0x4_0000 | 0xfd, || 0), MsrWrite::Allow);
-        assert_eq!(write(X2APIC_ICR, 5 << 8, || 0), MsrWrite::Refuse);
-        assert_eq!(write(X2APIC_ICR, 6 << 8 | 0x9f, || 0), MsrWrite::Refuse);
+    fn no_local_vector_is_init() {
+        assert_eq!(write(0x835, 0x700, || 0), MsrWrite::Allow);
+        assert_eq!(write(0x835, 5 << 8, || 0), MsrWrite::Refuse);
+        assert_eq!(write(X2APIC_ICR, 0, || 0), MsrWrite::Refuse);
     }
 
     #[test]

@@ -12,6 +12,13 @@ use crate::{Frame, FrameState, Machine, Rules};
 /// ([`Rules::compare`]); the loader's copy of the kernel is the other way to be right ([`Rules::loaded`]).
 pub struct Approved(());
 
+impl Approved {
+    /// Of a frame that was approved and is frozen now.
+    pub(crate) fn until_now() -> Self {
+        Self(())
+    }
+}
+
 /// The offset of the first byte that is not as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mismatch(pub u16);
@@ -25,6 +32,15 @@ pub(crate) struct Match {
     pub unfinished: Option<Range<usize>>,
 }
 
+/// What goes on while a page is looked at.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Circumstances {
+    /// The page has just been written by an instruction in it: one site may be unfinished.
+    pub patching: bool,
+    /// Another CPU may be writing the page: what is not right is left alone for now.
+    pub patience: bool,
+}
+
 /// Where and what a page is compared as.
 pub(crate) struct Place {
     /// Page of the approval.
@@ -33,8 +49,8 @@ pub(crate) struct Place {
     pub va: u64,
     /// Life phase of the code.
     pub phase: Phase,
-    /// The page has just been written by an instruction in it: one site may be unfinished.
-    pub patching: bool,
+    /// What is going on meanwhile.
+    pub circumstances: Circumstances,
 }
 
 impl Rules<'_> {
@@ -77,7 +93,7 @@ impl Rules<'_> {
         let context = self.context(place);
         let mut unfinished = None;
         let mut excuse = |range: Range<usize>| {
-            if place.patching && (unfinished.is_none() || !made(Check::OneUnfinished)) {
+            if place.circumstances.patching && (unfinished.is_none() || !made(Check::OneUnfinished)) {
                 unfinished = Some(range);
                 return Ok(());
             }
@@ -134,7 +150,7 @@ impl Rules<'_> {
         last[first..len].copy_from_slice(&self.pages[place.page as usize][..len - first]);
         let neighbour = self.neighbour(machine, place.page - 1, place.va - PAGE as u64, binds);
         if let Some(other) = neighbour {
-            whole[..first].copy_from_slice(&machine.page(other)[site.offset()..]);
+            machine.read(other, site.offset(), &mut whole[..first]);
         }
         let seen = Seen { bytes: &whole[..len], low: if neighbour.is_some() { 0 } else { first }, high: len };
         let va = place.va - first as u64;
@@ -162,7 +178,7 @@ impl Rules<'_> {
         last[first..len].copy_from_slice(&self.pages[place.page as usize + 1][..len - first]);
         let neighbour = self.neighbour(machine, place.page + 1, place.va + PAGE as u64, binds);
         if let Some(other) = neighbour {
-            whole[first..len].copy_from_slice(&machine.page(other)[..len - first]);
+            machine.read(other, 0, &mut whole[first..len]);
         }
         let seen = Seen { bytes: &whole[..len], low: 0, high: if neighbour.is_some() { len } else { first } };
         let va = place.va + site.offset() as u64;

@@ -1,6 +1,7 @@
 //! One event in, one verdict out
 use secvisor_approval::PageBytes;
 
+use crate::page::Circumstances;
 use crate::{Approved, Frame, Rules, Violation};
 
 /// Rights of a frame in the nested (or shadow) tables.
@@ -15,12 +16,14 @@ pub enum Access {
 
 /// What the rules need of the machine. What differs between nested and shadow paging sits behind it.
 pub trait Machine {
-    /// The bytes of a frame of RAM.
+    /// The bytes of a frame that nobody can write.
     fn page(&self, frame: Frame) -> &PageBytes;
+    /// Copies bytes of a frame of RAM, from `offset` on. Somebody may be writing them.
+    fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]);
     /// Replaces the bytes of a frame of RAM.
     fn restore(&mut self, frame: Frame, bytes: &PageBytes);
     /// Gives a frame these rights and no others. When it returns, no CPU and no device can use a right that was
-    /// taken away. Fails, changing nothing, if the tables have no room.
+    /// taken away, and no window is open ([`Verdict::Step`]). Fails, changing nothing, if the tables have no room.
     fn set_access(&mut self, frame: Frame, access: Access) -> Result<(), OutOfTables>;
     /// Where the guest's own tables map a virtual address just now. A hint: nothing may rest on it alone.
     fn translate(&self, va: u64) -> Option<Frame>;
@@ -39,13 +42,17 @@ pub enum Event {
         frame: Frame,
         /// Guest-virtual address of the instruction, or of the page's first byte if it begins in the page before.
         va: u64,
-        /// The last thing the guest did was to write this frame with an instruction in it.
+        /// The last thing this CPU did was to write this frame with an instruction in it.
         patching: bool,
+        /// Another CPU may be in the middle of writing the page.
+        patience: bool,
     },
     /// Somebody tried to write to a frame that is not writable.
     Write {
         /// The frame.
         frame: Frame,
+        /// By an instruction of the kernel that lies in this frame.
+        from_within: bool,
     },
     /// The guest is about to execute its first instruction in user mode.
     FirstUser,
@@ -56,9 +63,11 @@ pub enum Event {
 pub enum Verdict {
     /// Let the guest try again: it now may.
     Resume,
-    /// Let the guest execute one instruction, in a window on this frame: Linux is writing a site of the page it runs
-    /// from, and all of the page but that site is verified.
+    /// Let the guest execute one instruction, in a window on this frame, which is frozen for everybody else: Linux is
+    /// writing a site of the page it runs from, and all of the page but that site is verified.
     Step(Approved),
+    /// Let the guest try again: the page is not right, but may become so, see `patience`.
+    Wait,
     /// As [`Self::Resume`], and report: a tampered page was put back.
     Restored(Violation),
     /// Refuse and report.
@@ -69,8 +78,10 @@ impl Rules<'_> {
     /// Decides an event.
     pub fn step(&mut self, machine: &mut impl Machine, event: Event) -> Verdict {
         match event {
-            Event::KernelFetch { frame, va, patching } => self.kernel_fetch(machine, frame, va, patching),
-            Event::Write { frame } => self.write(machine, frame),
+            Event::KernelFetch { frame, va, patching, patience } => {
+                self.kernel_fetch(machine, frame, va, Circumstances { patching, patience })
+            }
+            Event::Write { frame, from_within } => self.write(machine, frame, from_within),
             Event::FirstUser => self.pin(machine),
         }
     }

@@ -22,6 +22,8 @@ pub enum Rule {
     Register,
     /// An I/O port the guest must not write so.
     Port,
+    /// A command that would start or stop a CPU, or a vector that could.
+    Apic,
     /// Device memory that is held, because it decides what is RAM.
     HeldDevice,
     /// An instruction the guest must not execute.
@@ -43,6 +45,7 @@ impl Rule {
             Self::UserFetch => "user-fetch",
             Self::Register => "register",
             Self::Port => "port",
+            Self::Apic => "apic",
             Self::HeldDevice => "held-device",
             Self::Instruction => "instruction",
             Self::OutOfTables => "out-of-tables",

@@ -1,14 +1,18 @@
 //! A write to an approved frame: it becomes data
-use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
+use crate::{Access, Approved, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
 
 impl Rules<'_> {
     /// `INV-3`: the right to execute is gone, on every CPU, before the right to write is given.
-    pub(crate) fn write(&mut self, machine: &mut impl Machine, frame: Frame) -> Verdict {
+    pub(crate) fn write(&mut self, machine: &mut impl Machine, frame: Frame, from_within: bool) -> Verdict {
         match self.frames.get(frame) {
             FrameState::Approved(page) => {
                 self.counters.writes += 1;
                 self.counters.writes_after_boot += self.booted as u64;
-                self.demote(machine, frame, page);
+                if from_within {
+                    self.demote(machine, frame, page, Access::Frozen);
+                    return Verdict::Step(Approved::until_now());
+                }
+                self.demote(machine, frame, page, Access::Data);
                 Verdict::Resume
             }
             FrameState::Data => {
@@ -21,9 +25,9 @@ impl Rules<'_> {
         }
     }
 
-    /// Makes an approved frame data.
-    pub(crate) fn demote(&mut self, machine: &mut impl Machine, frame: Frame, page: u32) {
-        machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
+    /// Makes an approved frame data, with these rights.
+    pub(crate) fn demote(&mut self, machine: &mut impl Machine, frame: Frame, page: u32, access: Access) {
+        machine.set_access(frame, access).expect("a frame that was set apart stays so");
         self.frames.set(frame, None);
         self.counters.approved -= 1;
         if self.is_init(page) {

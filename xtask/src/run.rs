@@ -20,9 +20,6 @@ use std::time::Duration;
 /// What every guest's kernel is told.
 pub const CMDLINE: &str = "console=ttyS0,115200 nokaslr panic=-1";
 
-/// SecVisor drives one.
-const CPUS: u32 = 1;
-
 const MEMORY_MIB: u32 = 1024;
 
 /// A guest whose console is shown may be silent for a while.
@@ -49,6 +46,9 @@ pub struct Options {
     /// Memory
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
+    /// Number of CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: u32,
     /// Run only without SecVisor
     #[arg(long)]
     native: bool,
@@ -88,7 +88,7 @@ pub enum Loader {
 }
 
 /// The demonstration on one of Debian's kernels; an error if anything ended otherwise than it must.
-pub fn demonstration(line: Line, loader: Loader) -> Result<()> {
+pub fn demonstration(line: Line, loader: Loader, cpus: u32) -> Result<()> {
     let options = Options {
         kernel: line.name().into(),
         modules: None,
@@ -96,6 +96,7 @@ pub fn demonstration(line: Line, loader: Loader) -> Result<()> {
         script: None,
         append: None,
         memory: MEMORY_MIB,
+        cpus,
         native: false,
         shell: false,
         iso: loader == Loader::Bios,
@@ -202,6 +203,7 @@ impl Options {
     fn machine(&self, name: &str) -> Machine {
         let mut machine = Machine::new(name);
         machine.memory_mib = self.memory;
+        machine.cpus = self.cpus;
         machine
     }
 
@@ -213,7 +215,7 @@ impl Options {
         let native = play("without", native)?;
         let secvisor = beneath.map(|boot| play("beneath", boot)).transpose()?;
         let comparison =
-            Comparison { release: &kernel.release, cpus: CPUS, native: &native, secvisor: secvisor.as_ref() };
+            Comparison { release: &kernel.release, cpus: self.cpus, native: &native, secvisor: secvisor.as_ref() };
         print!("{}", comparison.text());
         if self.json {
             println!("{}", comparison.json());
@@ -237,7 +239,7 @@ impl Options {
         if self.json {
             let paging = (!self.native).then_some("nested");
             let object = json!({
-                "kernel": kernel.release, "paging": paging, "cpus": CPUS, "booted": ok,
+                "kernel": kernel.release, "paging": paging, "cpus": self.cpus, "booted": ok,
                 "steps": [], "exits": {}, "violations": violations.len(), "ok": ok,
             });
             println!("{object}");

@@ -1,6 +1,7 @@
 //! Boots in QEMU, each a story with a verdict.
 
 mod bad_input;
+mod cpus;
 mod devices;
 mod loading;
 mod memory;
@@ -38,12 +39,15 @@ pub struct Scenario {
 pub fn all() -> Vec<Scenario> {
     let mut every = Collection::default();
     every.on_each("native-module", native_module);
-    every.on_each("demonstration", |line| run::demonstration(line, Loader::Direct));
-    every.on("demonstration-bios", Line::Cloud61, |line| run::demonstration(line, Loader::Bios));
-    every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Loader::Uefi));
+    every.on_each("demonstration", |line| run::demonstration(line, Loader::Direct, 1));
+    every.on_each("demonstration-4-cpus", |line| run::demonstration(line, Loader::Direct, 4));
+    every.on("demonstration-bios", Line::Cloud61, |line| run::demonstration(line, Loader::Bios, 1));
+    every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Loader::Uefi, 1));
     every.staged("usermode", usermode::same_lines);
     every.staged("devices", devices::disks_and_network);
     every.staged("patching", patching::switches);
+    every.staged("cpus-come-and-go", cpus::come_and_go);
+    every.staged("cpus-storm", |stage| cpus::storm(stage, 30));
     every.staged("nmi", nmi::reaches_linux);
     every.staged("some-modules", sweep::some);
     every.staged("footprint", memory::footprint);
@@ -58,9 +62,9 @@ pub fn all() -> Vec<Scenario> {
     every.on_each("attacks", |line| attack::test(line, false));
 
     every.long = true;
-    every.on_each("every-attack", |line| attack::test(line, true));
-    every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Loader::Bios));
-    every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Loader::Uefi));
+    every.staged("cpus-storm-5-minutes", |stage| cpus::storm(stage, 300));
+    every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Loader::Bios, 1));
+    every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Loader::Uefi, 1));
     every.staged("all-modules", sweep::all);
     every.scenarios
 }

@@ -1,8 +1,7 @@
 //! What the firmware says of the machine: ACPI 6.5, 5.2
 //!
-//! How many CPUs there are: one that the guest could start outside SecVisor would make everything else void, so launch
-//! refuses a machine with more than the one it runs on. Where the sleep registers and the host bridges' configuration
-//! are: both must be kept from the guest.
+//! Which CPUs there are: each is started by SecVisor before the guest runs. Where the I/O APICs, the sleep registers and the
+//! host bridges' configuration are: all must be kept from the guest, or looked at.
 use secvisor_rules::Frame;
 use secvisor_rules::port::{self, Ports};
 
@@ -13,24 +12,35 @@ const HEADER: usize = 36;
 /// Longest table that is believed.
 const LONGEST: usize = 1 << 20;
 
-/// Number of CPUs the firmware names as usable, now or later. `None` if its tables cannot be read.
-pub fn cpus(rsdp: &[u8; 36]) -> Option<usize> {
-    let madt = find(rsdp, b"APIC")?;
+/// Entries of the MADT: kind and bytes. `None` if it cannot be read.
+fn madt(rsdp: &[u8; 36]) -> Option<impl Iterator<Item = (u8, &'static [u8])>> {
     // The local APIC's address and flags come before the first entry.
-    let mut rest = madt.get(HEADER + 8..)?;
-    let mut count = 0;
-    while let [kind, len, ..] = *rest {
+    let mut rest = find(rsdp, b"APIC")?.get(HEADER + 8..)?;
+    Some(core::iter::from_fn(move || {
+        let [kind, len, ..] = *rest else { return None };
         let entry = rest.get(..len as usize).filter(|e| e.len() >= 2)?;
-        // Enabled, or may be brought online.
-        let usable = |at: usize| entry.len() >= at + 4 && u32_at(entry, at) & 3 != 0;
-        count += match kind {
-            0 => usable(4) as usize,
-            9 => usable(8) as usize,
-            _ => 0,
-        };
         rest = &rest[len as usize..];
-    }
-    Some(count)
+        Some((kind, entry))
+    }))
+}
+
+/// Identifiers of the APICs of the CPUs that can be started. `None` if the firmware's tables cannot be read. Those that
+/// may be plugged in later are left out: nobody can start them.
+pub fn cpus(rsdp: &[u8; 36]) -> Option<impl Iterator<Item = u32>> {
+    let enabled = |entry: &[u8], at: usize| entry.len() >= at + 4 && u32_at(entry, at) & 1 != 0;
+    Some(madt(rsdp)?.filter_map(move |(kind, entry)| match kind {
+        0 if enabled(entry, 4) => Some(entry[3] as u32),
+        9 if enabled(entry, 8) => Some(u32_at(entry, 4)),
+        _ => None,
+    }))
+}
+
+/// Frames of the I/O APICs.
+pub fn io_apics(rsdp: &[u8; 36]) -> impl Iterator<Item = Frame> {
+    let of = |(kind, entry): (u8, &[u8])| {
+        (kind == 1 && entry.len() >= 8).then(|| Frame::containing(u32_at(entry, 4) as u64))
+    };
+    madt(rsdp).into_iter().flatten().filter_map(of)
 }
 
 /// The first table with this signature.

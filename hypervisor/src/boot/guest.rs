@@ -16,10 +16,13 @@ pub struct LowMemory {
 }
 
 /// Pages of [`LowMemory`].
-pub const LOW_PAGES: u64 = 9;
+pub const LOW_PAGES: u64 = 10;
 
 /// Bytes of [`LowMemory`] that must stay reserved: the copy of the ACPI root pointer.
 pub const RSDP_PAGE: u64 = 8;
+
+/// The page that other CPUs start at, before the guest runs.
+pub const AP_PAGE: u64 = 9;
 
 const CMDLINE: u64 = 1;
 const GDT: u64 = 2;

@@ -70,7 +70,32 @@ _start:
     jmp 5b
 6:  hlt
     jmp 6b
+    .global ap_start32
+ap_start32:                                     # an application processor, from boot/ap.rs
+    mov $16, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    mov $0x20, %eax
+    mov %eax, %cr4
+    mov $boot_pml4, %eax
+    mov %eax, %cr3
+    mov $0xc0000080, %ecx
+    mov $0x900, %eax
+    xor %edx, %edx
+    wrmsr
+    mov $0x80010031, %eax
+    mov %eax, %cr0
+    ljmp $8, $7f
     .code64
+7:  xor %eax, %eax
+    mov %eax, %fs
+    mov %eax, %gs
+    mov {ap_stack}(%rip), %rsp
+    mov {ap_vcpu}(%rip), %rdi
+    xor %ebp, %ebp
+    call {ap}
+    ud2
 3:  mov $16, %eax
     mov %eax, %ds
     mov %eax, %es
@@ -85,13 +110,33 @@ _start:
 
     .section .rodata
     .balign 8
-boot_gdt:
-    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
+boot_gdt:                                       # 64-bit code, data, 32-bit code
+    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cf9b000000ffff
 boot_gdtr:
     .short . - boot_gdt - 1
     .quad boot_gdt
 boot_no_long_mode:
     .asciz "secvisor: cannot start: the processor lacks long mode, no-execute or 1 GiB pages\r\n"
+
+    .global ap_start16
+ap_start16:                                     # copied to a page of low memory
+    .code16
+    cli
+    mov %cs, %ax
+    mov %ax, %ds
+    lgdtl ap_gdtr - ap_start16
+    mov $0x11, %eax                             # CR0: ET, PE; caches on
+    mov %eax, %cr0
+    ljmpl *(ap_far - ap_start16)
+    .balign 4
+ap_gdtr:
+    .short 31
+    .long boot_gdt
+ap_far:
+    .long ap_start32
+    .short 24
+    .global ap_start16_end
+ap_start16_end:
 
     .section .bss
     .balign 4096
@@ -106,5 +151,8 @@ boot_stack_top:
     .text
     "#,
     start = sym crate::start,
+    ap = sym super::ap::start,
+    ap_stack = sym super::ap::STACK,
+    ap_vcpu = sym super::ap::VCPU,
     options(att_syntax),
 );

@@ -1,20 +1,28 @@
 //! Launch: check everything, take memory, put the kernel in place, protect it
 use core::fmt;
+use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use secvisor_amd64::vmcb::Vmcb;
 use secvisor_approval::view;
 use secvisor_rules::{Access, Frame, FrameTable, Memory, Rules};
 
-use super::acpi;
-use super::guest::{self, Handover, LOW_PAGES, LowMemory};
+use super::guest::{self, AP_PAGE, Handover, LOW_PAGES, LowMemory};
 use super::info::{self, BootInfo};
+use super::{acpi, ap};
 use crate::cpu::svm::{self, Features, Missing};
-use crate::mem::npt::{self, NestedTables};
+use crate::cpu::{apic, mtrr};
+use crate::crowd::{Cpu, Crowd};
+use crate::machine::{Core, MACHINE, Machine, Suspects};
+use crate::mem::lock::Lock;
+use crate::mem::npt::{self, NestedTables, Table, View};
+use crate::mem::once::Once;
 use crate::mem::physical;
-use crate::nested::Nested;
+use crate::mem::ram::Ram;
 use crate::report;
-use crate::vcpu::Vcpu;
+use crate::stats::Counter;
+use crate::vcpu::{IoMap, PerCpu, Vcpu};
+use crate::violation::Log;
 
 /// Why the guest was not started. Each names whose fault it is.
 pub enum Error {
@@ -34,8 +42,10 @@ pub enum Error {
     TooMuchMemory,
     /// The command line with the approval's additions is too long.
     CommandLine,
-    /// There are several CPUs; 0 if the firmware's tables do not say.
-    Cpus(usize),
+    /// The firmware's tables do not say which CPUs there are.
+    NoCpus,
+    /// This CPU, by its APIC's identifier, does not answer.
+    Cpu(u32),
     /// The approval has more pages than the rules can number.
     TooManyPages,
 }
@@ -56,8 +66,8 @@ impl fmt::Display for Error {
             Self::Memory(mib) => write!(f, "too little memory: this approval and initrd need {mib} MiB below 4 GiB"),
             Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
             Self::TooMuchMemory => write!(f, "this version handles memory below 512 GiB only"),
-            Self::Cpus(0) => write!(f, "the firmware's ACPI tables do not say how many CPUs there are"),
-            Self::Cpus(n) => write!(f, "the machine has {n} CPUs, this version keeps one beneath it"),
+            Self::NoCpus => write!(f, "the firmware's ACPI tables do not say how many CPUs there are"),
+            Self::Cpu(id) => write!(f, "the CPU with APIC identifier {id:#x} does not start"),
             Self::TooManyPages => write!(f, "the approval has more pages than this version can number"),
         }
     }
@@ -81,6 +91,7 @@ struct Arena {
     frames: u64,
     places: u64,
     vars: u64,
+    cpus: u64,
     tables: u64,
     table_count: usize,
     end: u64,
@@ -91,12 +102,14 @@ fn pages(len: u64) -> u64 {
 }
 
 /// Checks everything and prepares the guest.
-pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
+pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
     let boot = BootInfo::read(magic, loader).map_err(Error::Loader)?;
     let features = svm::probe().map_err(Error::Processor)?;
-    match acpi::cpus(&boot.rsdp).unwrap_or(0) {
-        1 => {}
-        n => return Err(Error::Cpus(n)),
+    let first_cpu = apic::id();
+    let others = || acpi::cpus(&boot.rsdp).into_iter().flatten().filter(move |id| *id != first_cpu);
+    let cpu_count = 1 + others().count();
+    if acpi::cpus(&boot.rsdp).is_none() {
+        return Err(Error::NoCpus);
     }
     let [approval, initrd] = boot.modules.get() else { return Err(Error::Modules(boot.modules.get().len())) };
     // SAFETY: boot modules are RAM that nothing changes.
@@ -114,7 +127,8 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
     if page_count > len / 4096 || var_count > len / 8 {
         return Err(Error::Approval(view::Error::Truncated));
     }
-    let lens = [len, top / 4096 * 2, page_count * 4, var_count * 8].map(pages);
+    let cpu_bytes = cpu_count * (size_of::<Cpu>() + size_of::<PerCpu>());
+    let lens = [len, top / 4096 * 2, page_count * 4, var_count * 8, cpu_bytes as u64].map(pages);
     let arena = plan(&boot, &features, top / 4096, lens, initrd)?;
 
     // SAFETY: `plan` found RAM for the arena that holds neither this image nor what is moved later.
@@ -157,12 +171,12 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
 
     // SAFETY: parts of the arena, each claimed once.
     let (frames, places, vars, tables) = unsafe {
-        physical::zero(arena.tables, arena.table_count as u64 * 4096);
+        physical::zero(arena.cpus, arena.tables + arena.table_count as u64 * 4096 - arena.cpus);
         (
             physical::claim::<u16>(arena.frames, (top / 4096) as usize),
             physical::claim::<u32>(arena.places, view.pages()),
             physical::claim::<u64>(arena.vars, view.vars.len()),
-            physical::claim::<[u64; 512]>(arena.tables, arena.table_count),
+            physical::claim::<Table>(arena.tables, arena.table_count),
         )
     };
     let mut frames = FrameTable::new(frames);
@@ -172,18 +186,17 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
     for range in &kept {
         frames.add_hypervisor(range.start / 4096..range.end / 4096);
     }
-    let tables = NestedTables::new(tables, features.physical_bits, &frames)
+    let mut tables = NestedTables::new(tables, features.physical_bits, &frames)
         .map_err(|_| Error::Memory((arena.end - arena.approval) / MIB + 1))?;
     let (entry, release) = (span.start + view.info.entry_offset, view.name(view.info.release));
     let regions = view.regions;
     let image_va = view.info.image_va;
     let mut rules = Rules::new(Memory { view, pages: reference, frames, places, vars }, Frame(span.start / 4096));
-    let mut nested = Nested::new(tables, boot.ram.get(), kept.clone());
     for region in regions.iter().take_while(|r| r.module == secvisor_approval::wire::NONE) {
         let first = (span.start + (region.base - image_va)) / 4096;
         for frame in (first..first + region.pages as u64).map(Frame) {
             let proof = rules.loaded(frame).ok_or(Error::KernelPlace(frame.address()))?;
-            nested.set(frame, Access::Executable(proof)).map_err(|_| Error::Memory(0))?;
+            tables.set(frame, &Access::Executable(proof)).map_err(|_| Error::Memory(0))?;
         }
     }
     let kept_bytes: u64 = kept.iter().map(|r| r.end - r.start).sum();
@@ -192,13 +205,50 @@ pub fn launch(magic: u32, loader: u32) -> Result<Vcpu, Error> {
         reference_pages(&rules),
         kept_bytes / 1024
     );
-    for frame in acpi::host_bridges(&boot.rsdp) {
-        nested.hold(frame).map_err(|_| Error::Memory(0))?;
+    let mut io_apics = [None; 16];
+    io_apics.iter_mut().zip(acpi::io_apics(&boot.rsdp)).for_each(|(slot, frame)| *slot = Some(frame));
+    let apics = io_apics.into_iter().flatten().chain([Frame::containing(apic::page())]);
+    for frame in acpi::host_bridges(&boot.rsdp).chain(apics) {
+        tables.hold(frame).map_err(|_| Error::Memory(0))?;
     }
-    svm::enable();
-    let mut vcpu = Vcpu::new(rules, nested, features, acpi::ports(&boot.rsdp), kept_bytes);
-    vcpu.prepare(|vmcb: &mut Vmcb| guest::initial_state(vmcb, &low, entry), low.base);
-    Ok(vcpu)
+    let ports = acpi::ports(&boot.rsdp);
+    let io = IoMap::of(&ports);
+    // SAFETY: zeroed parts of the arena, each claimed once; what is not valid as zeros is written by `PerCpu::init` or is
+    // `MaybeUninit`.
+    let (cpus, per_cpu) = unsafe {
+        let per_cpu = physical::claim::<PerCpu>(arena.cpus, cpu_count);
+        let cpus = physical::claim::<MaybeUninit<Cpu>>(arena.cpus + size_of_val(per_cpu) as u64, cpu_count);
+        (cpus, per_cpu)
+    };
+    for (slot, id) in cpus.iter_mut().zip([first_cpu].into_iter().chain(others())) {
+        slot.write(Cpu::new(id));
+    }
+    // SAFETY: there are as many identifiers as places.
+    let cpus = unsafe { cpus.assume_init_ref() };
+    let (kernel_root, user_root) = (tables.root(View::Kernel), tables.root(View::User));
+    static LOG: Once<Log> = Once::new(Log::new());
+    let machine = MACHINE.set(Machine {
+        core: Lock::new(Core { rules, tables, log: LOG.take(), ports, suspects: Suspects::new() }),
+        crowd: Crowd { cpus, shootdowns: Counter::new() },
+        ram: Ram::new(boot.ram.get(), kept),
+        features,
+        kernel_root,
+        user_root,
+        io_apics,
+        kept: kept_bytes,
+    });
+    mtrr::note();
+    let mut vcpus = per_cpu.iter_mut().enumerate().map(|(i, memory)| memory.init(machine, i, io));
+    let first = vcpus.next().ok_or(Error::NoCpus)?;
+    for (vcpu, cpu) in vcpus.zip(&machine.crowd.cpus[1..]) {
+        // SAFETY: low memory is free until the guest runs.
+        if !unsafe { ap::bring_up(low.base + AP_PAGE * 4096, cpu, vcpu) } {
+            return Err(Error::Cpu(cpu.apic_id));
+        }
+    }
+    report!("CPUs: {cpu_count}");
+    first.prepare(|vmcb: &mut Vmcb| guest::initial_state(vmcb, &low, entry), low.base);
+    Ok(first)
 }
 
 fn reference_pages(rules: &Rules<'_>) -> usize {
@@ -216,14 +266,14 @@ fn plan(
     boot: &BootInfo,
     features: &Features,
     frames: u64,
-    [approval_len, frames_len, places_len, vars_len]: [u64; 4],
+    [approval_len, frames_len, places_len, vars_len, cpus_len]: [u64; 5],
     initrd: &Range<u64>,
 ) -> Result<Arena, Error> {
     let low = boot.ram.get().iter().filter(|r| r.start < FOUR_GIB);
     let range = low.map(|r| r.start..r.end.min(FOUR_GIB)).max_by_key(|r| r.end - r.start).ok_or(Error::Memory(0))?;
     let splits = SPLITS.min((frames / 512) as usize);
     let table_count = npt::tables_needed(features.physical_bits, frames, splits);
-    let lens = [approval_len, frames_len, places_len, vars_len, table_count as u64 * 4096];
+    let lens = [approval_len, frames_len, places_len, vars_len, cpus_len, table_count as u64 * 4096];
     let total: u64 = lens.iter().sum();
     let needed = (total + pages(initrd.end - initrd.start)) / MIB + 1;
     let start = range.end.checked_sub(total).filter(|s| *s >= range.start).ok_or(Error::Memory(needed))?;
@@ -233,11 +283,20 @@ fn plan(
         return Err(Error::Memory(needed));
     }
     let mut at = start;
-    let [approval, frames_at, places_at, vars_at, tables] = lens.map(|len| {
+    let [approval, frames_at, places_at, vars_at, cpus, tables] = lens.map(|len| {
         at += len;
         at - len
     });
-    Ok(Arena { approval, frames: frames_at, places: places_at, vars: vars_at, tables, table_count, end: range.end })
+    Ok(Arena {
+        approval,
+        frames: frames_at,
+        places: places_at,
+        vars: vars_at,
+        cpus,
+        tables,
+        table_count,
+        end: range.end,
+    })
 }
 
 /// Free RAM below 640 KiB, away from the first 64 KiB.

@@ -1,5 +1,6 @@
 //! From power-on to the kernel's first instruction
 mod acpi;
+mod ap;
 pub mod guest;
 pub mod head;
 pub mod info;

@@ -87,6 +87,26 @@ pub fn sldt() -> u16 {
     value
 }
 
+/// Time-stamp counter.
+pub fn rdtsc() -> u64 {
+    // SAFETY: every processor with SVM has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Lets others get on for so many cycles of the time-stamp counter.
+pub fn pause_for(cycles: u64) {
+    let start = rdtsc();
+    while rdtsc() - start < cycles {
+        core::hint::spin_loop();
+    }
+}
+
+/// Takes an NMI that is pending.
+pub fn take_nmi() {
+    // SAFETY: GIF is set for one instruction: interrupts are off, so nothing but NMIs (and SMIs) can come, and those return.
+    unsafe { asm!("stgi", "nop", "clgi", options(nostack)) };
+}
+
 /// Stops this CPU for good.
 pub fn halt() -> ! {
     loop {

@@ -1,5 +1,7 @@
-//! The processor: single instructions, VMRUN, enabling SVM
+//! The processor: single instructions, VMRUN, enabling SVM, the local APIC
+pub mod apic;
 pub mod idt;
 pub mod instr;
+pub mod mtrr;
 pub mod run;
 pub mod svm;

@@ -36,8 +36,18 @@ pub struct Registers {
     vmcb: u64,
 }
 
+impl Registers {
+    /// Zero, but for what the loop needs.
+    pub fn clear(&mut self) {
+        for register in [&mut self.rbx, &mut self.rcx, &mut self.rdx, &mut self.rsi, &mut self.rdi] {
+            *register = 0;
+        }
+        (self.r8, self.r9, self.r10, self.r11) = (0, 0, 0, 0);
+    }
+}
+
 /// Bytes of the handler's stack.
-const STACK: usize = 64 * 1024;
+const STACK: usize = 32 * 1024;
 
 /// A CPU's stack; the guest's registers lie above it, so that RSP finds them after an exit.
 #[repr(C, align(4096))]
@@ -45,15 +55,6 @@ pub struct Stack {
     stack: [u8; STACK],
     /// The guest's registers.
     pub registers: Registers,
-}
-
-impl Stack {
-    /// All zeros.
-    pub const fn new() -> Self {
-        let registers =
-            Registers { rbx: 0, rcx: 0, rdx: 0, rsi: 0, rdi: 0, r8: 0, r9: 0, r10: 0, r11: 0, vcpu: 0, vmcb: 0 };
-        Self { stack: [0; STACK], registers }
-    }
 }
 
 /// Runs the guest for ever, [`Vcpu::exit`] after each exit, on the stack below `registers`.

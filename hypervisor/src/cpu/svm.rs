@@ -74,17 +74,18 @@ fn efer_bits() -> u64 {
     always | ffxsr | translation_cache | mcommit | interruptible_wbinvd | upper_address_ignore | automatic_ibrs
 }
 
+/// Where VMRUN keeps the host's state (APM 2, 15.30.4).
 #[repr(C, align(4096))]
-struct HostSave([u8; 4096]);
-static mut HOST_SAVE: HostSave = HostSave([0; 4096]);
+pub struct HostSave([u8; 4096]);
 
-/// Turns SVM on and clears GIF: from here on no interrupt and no NMI reaches this program.
-pub fn enable() {
-    let host_save = &raw mut HOST_SAVE as u64;
+/// Turns SVM on and clears GIF: from here on no interrupt and no NMI reaches this program but where it waits for one. An
+/// INIT that is not intercepted becomes an exception (APM 2, 15.30.1).
+pub fn enable(host_save: &'static mut HostSave) {
     // SAFETY: `probe` found SVM. The host save area is a page nobody else uses. CLGI changes no memory.
     unsafe {
         instr::wrmsr(msr::EFER, instr::rdmsr(msr::EFER) | reg::EFER_SVME);
-        instr::wrmsr(msr::VM_HSAVE_PA, host_save);
+        instr::wrmsr(msr::VM_HSAVE_PA, host_save as *mut _ as u64);
+        instr::wrmsr(msr::VM_CR, instr::rdmsr(msr::VM_CR) | msr::VM_CR_R_INIT);
         asm!("clgi", options(nomem, nostack));
     }
 }

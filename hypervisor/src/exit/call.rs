@@ -4,6 +4,7 @@
 //! none. From any privilege level: it gives no address and touches no memory.
 use secvisor_amd64::exit::REASONS;
 
+use crate::stats::Stats;
 use crate::vcpu::Vcpu;
 
 const STATUS: u64 = 0x5356_4300;
@@ -22,25 +23,34 @@ impl Vcpu {
     }
 
     fn counter(&self, index: u64) -> Option<u64> {
-        let rules = self.rules.counters();
+        let core = self.machine.core.lock();
+        let rules = core.rules.counters();
+        let sum = |of: fn(&Stats) -> u64| self.machine.crowd.cpus.iter().map(|cpu| of(&cpu.stats)).sum::<u64>();
         Some(match index {
             0 => 1,
-            1 => self.rules.booted() as u64,
+            1 => core.rules.booted() as u64,
             2 => rules.approved,
             3 => rules.verified,
             4 => rules.refused,
             5 => rules.restored,
             6 => rules.writes,
             7 => rules.writes_after_boot,
-            8 => self.stats.violations,
-            9 => self.stats.switches,
-            10 => self.stats.flushes,
-            11 => self.memory,
+            8 => sum(|s| s.violations.get()),
+            9 => sum(|s| s.switches.get()),
+            10 => sum(|s| s.flushes.get()),
+            11 => self.machine.kept,
             12 => EXITS | (REASONS.len() as u64) << 32,
-            13 => self.stats.windows,
-            14 => self.stats.absent,
-            LOG.. => self.log.latest(index - LOG)?,
-            _ => self.stats.exits(index.checked_sub(EXITS)? as usize)?,
+            13 => sum(|s| s.windows.get()),
+            14 => sum(|s| s.absent.get()),
+            15 => self.machine.crowd.cpus.len() as u64,
+            32 => self.machine.crowd.shootdowns.get(),
+            33 => self.machine.core.contended.get(),
+            LOG.. => core.log.latest(index - LOG)?,
+            _ => {
+                let index = index.checked_sub(EXITS)? as usize;
+                let exits = self.machine.crowd.cpus.iter().map(|cpu| cpu.stats.exits(index));
+                exits.sum::<Option<u64>>()?
+            }
         })
     }
 }

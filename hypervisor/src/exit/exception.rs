@@ -44,7 +44,7 @@ impl Vcpu {
     /// Steps over an instruction of `len` bytes and its prefixes.
     fn skip_software(&mut self, len: u64) {
         let mut prefixes = 0;
-        while !self.features.next_rip && prefixes < 14 && self.code_byte(prefixes).is_some_and(is_prefix) {
+        while !self.machine.features.next_rip && prefixes < 14 && self.code_byte(prefixes).is_some_and(is_prefix) {
             prefixes += 1;
         }
         self.skip(prefixes + len);
@@ -55,9 +55,9 @@ impl Vcpu {
     /// A byte of the instruction the guest is at.
     fn code_byte(&mut self, at: u64) -> Option<u8> {
         self.note_paging();
-        let physical = self.nested.walk(self.linear_rip() + at)?;
-        // SAFETY: RAM of the guest (checked), which is stopped.
-        self.nested.is_ram(physical).then(|| unsafe { physical::byte(physical) })
+        let physical = self.walk(self.linear_rip() + at)?;
+        // SAFETY: RAM of the guest (checked).
+        self.machine.ram.contains(physical).then(|| unsafe { physical::byte(physical) })
     }
 
     /// INT n: the vector is the instruction's last byte. Where INT3 and INTO exit this way too, they are told apart by
@@ -94,8 +94,8 @@ impl Vcpu {
     fn gate_open_to_user(&self, number: u8) -> bool {
         let idt = &self.vmcb.save.idtr;
         let rights = idt.base + number as u64 * 16 + 5;
-        let physical = self.nested.walk(rights).filter(|p| self.nested.is_ram(*p));
-        // SAFETY: RAM of the guest (checked), which is stopped.
+        let physical = self.walk(rights).filter(|p| self.machine.ram.contains(*p));
+        // SAFETY: RAM of the guest (checked).
         physical.is_some_and(|p| unsafe { physical::byte(p) } >> 5 & 3 == 3)
     }
 

@@ -3,15 +3,19 @@
 //! | file | exits |
 //! |---|---|
 //! | [`fault`] | nested page faults |
-//! | [`exception`] | exceptions, INT n, ICEBP, interrupts and NMIs: user view only |
+//! | [`exception`] | exceptions, INT n, ICEBP: user view only |
+//! | [`nmi`] | NMIs, and IRET while one is handled |
+//! | [`apic`] | writes to the APICs' pages |
 //! | [`syscall`] | SYSCALL, which is #UD in the user view |
 //! | [`segment`] | segment loads, which are #GP in the user view |
 //! | [`register`] | MSRs, CPUID |
 //! | [`port`] | the report's UART |
 //! | [`call`] | VMMCALL |
+mod apic;
 mod call;
 mod exception;
 mod fault;
+pub mod nmi;
 mod port;
 mod register;
 mod segment;
@@ -19,9 +23,12 @@ mod syscall;
 
 use secvisor_amd64::event::{Event, vector};
 use secvisor_amd64::exit::Exit;
+use secvisor_amd64::reg;
+use secvisor_rules::apic::To;
 use secvisor_rules::{Frame, Rule, Verdict, Violation};
 
 use crate::cpu::instr;
+use crate::crowd::request;
 use crate::mem::npt::View;
 use crate::report;
 use crate::vcpu::Vcpu;
@@ -34,8 +41,9 @@ impl Vcpu {
             Exit::Exception(vector::UD) => self.invalid_opcode(),
             Exit::Exception(number) => self.exception(number),
             // They stay pending: the guest takes them by its own IDT in the kernel view.
-            Exit::Interrupt | Exit::Nmi if self.view == View::User => self.enter_kernel(),
-            Exit::Interrupt | Exit::Nmi => {}
+            Exit::Interrupt if self.view == View::User => self.enter_kernel(),
+            Exit::Interrupt => {}
+            Exit::Nmi => self.nmi(),
             Exit::SoftwareInterrupt => self.software_interrupt(),
             Exit::Icebp => self.icebp(),
             Exit::Cpuid => self.cpuid(),
@@ -46,8 +54,9 @@ impl Vcpu {
             Exit::SvmInstruction => self.svm_instruction(),
             Exit::Init => self.stop("INIT: this version cannot keep a CPU beneath it through INIT"),
             Exit::Shutdown => self.shutdown(),
-            // Flags and IRET are intercepted in windows only, task switches never.
-            Exit::Flags | Exit::Iret | Exit::TaskSwitch => self.unexpected(exit),
+            Exit::Iret => self.iret(),
+            // Flags are intercepted in windows only, task switches never.
+            Exit::Flags | Exit::TaskSwitch => self.unexpected(exit),
             Exit::Invalid => self.stop("the guest's state is one the processor does not run"),
             Exit::Unknown(_) => self.unexpected(exit),
         }
@@ -56,13 +65,16 @@ impl Vcpu {
     /// Carries out what the rules say. `fetch` is the address of a refused fetch.
     pub(crate) fn apply(&mut self, verdict: Verdict, fetch: Option<u64>) {
         match verdict {
-            Verdict::Resume => {}
+            Verdict::Resume | Verdict::Wait => {}
             // Where no window can be opened.
             Verdict::Step(_) => self.inject(Event::exception_with(vector::GP, 0)),
             Verdict::Restored(violation) => self.restored(violation),
             Verdict::Refuse(violation) => {
                 self.violation(violation);
-                if let Some(va) = fetch {
+                // A CPU that is being started has nobody yet to deliver a fault to.
+                if fetch.is_some() && self.vmcb.save.cr0 & reg::CR0_PG == 0 {
+                    self.not_started();
+                } else if let Some(va) = fetch {
                     // Not present and a fetch: with P=1 Linux takes it for a stale TLB entry and tries for ever.
                     self.vmcb.save.cr2 = va;
                     self.inject(Event::exception_with(vector::PF, 0x10));
@@ -109,6 +121,11 @@ impl Vcpu {
         self.reset()
     }
 
+    /// Stops all other CPUs.
+    fn stop_others(&self) {
+        self.machine.crowd.ask(self.me, To::Others, request::STOP);
+    }
+
     /// Resets the whole machine.
     pub(crate) fn reset(&mut self) -> ! {
         // Reset control register of PC chipsets: full reset.
@@ -119,6 +136,7 @@ impl Vcpu {
 
     /// Stops the machine for a reason that is not our bug.
     pub(crate) fn stop(&mut self, reason: &str) -> ! {
+        self.stop_others();
         report::guest_stopped();
         report!("stopped at rip={:#x}: {reason}", self.vmcb.save.rip);
         instr::halt()

@@ -34,9 +34,16 @@ impl Vcpu {
     }
 
     fn port_write(&mut self, port: u16, size: u32, value: u32) {
-        match self.ports.write(port, size, value) {
-            PortWrite::Ignore => {}
-            PortWrite::Pass => instr::output(port, size, value),
+        let machine = self.machine;
+        let mut core = machine.core.lock();
+        let decision = core.ports.write(port, size, value);
+        if decision == PortWrite::Pass {
+            // While nobody else can change what an index port names.
+            instr::output(port, size, value);
+        }
+        drop(core);
+        match decision {
+            PortWrite::Ignore | PortWrite::Pass => {}
             PortWrite::Refuse => {
                 let violation = Violation { rule: Rule::Port, frame: Frame(0), nearest: None };
                 self.violation_of(violation, format_args!(" action=refused port={port:#x} value={value:#x}"));

@@ -7,7 +7,6 @@ use secvisor_rules::{Frame, Rule, Violation};
 
 use crate::cpu::instr;
 use crate::vcpu::Vcpu;
-use crate::window::Purpose;
 
 /// Registers whose writes are completed here.
 const KEPT: [u32; 9] = [
@@ -66,11 +65,14 @@ impl Vcpu {
 
     /// A write of a register that is not kept here.
     fn other_msr(&mut self, number: u32, value: u64) {
+        if number == msr_rules::X2APIC_ICR {
+            return self.x2apic_command(value);
+        }
         // SAFETY: asked for registers that every processor with SVM has.
         match msr_rules::write(number, value, || unsafe { instr::rdmsr(number) }) {
             MsrWrite::Allow => {
                 self.let_msr(number, true);
-                if !self.open_window(Purpose::Msr(number), [None, None]) {
+                if !self.open_msr_window(number) {
                     self.let_msr(number, false);
                     self.inject(Event::exception_with(vector::GP, 0));
                 }
@@ -133,12 +135,12 @@ impl Vcpu {
             self.refuse_msr(msr::EFER, value);
             return None;
         }
-        if value & !self.features.efer != 0 || long_mode_changes {
+        if value & !self.machine.features.efer != 0 || long_mode_changes {
             return None;
         }
         // LMA is the processor's (APM 2, 14.6.1).
         save.efer = value & !reg::EFER_LMA | save.efer & reg::EFER_LMA | reg::EFER_SVME;
-        self.nested.flush = true;
+        self.flush = true;
         Some(0)
     }
 }

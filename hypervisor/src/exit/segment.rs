@@ -31,18 +31,21 @@ impl Vcpu {
             _ => return false,
         }
         let rip = self.linear_rip();
+        let machine = self.machine;
+        let core = machine.core.lock();
         // Data frames only: what a window opens on must not be anything that is protected.
-        let data = |frame: &Frame| self.rules.frames().is_data(*frame);
-        let frame = |va: u64| self.nested.walk(va).map(Frame::containing).filter(data);
+        let data = |frame: &Frame| core.rules.frames().is_data(*frame);
+        let frame = |va: u64| self.walk(va).map(Frame::containing).filter(data);
         let first = frame(rip);
         let last = frame(rip + 14).filter(|last| first != Some(*last));
         if first.is_none() {
             return false;
         }
         self.show_segments();
-        if self.open_window(Purpose::Segment, [first, last]) {
+        if self.open_window(&core, Purpose::Segment, [first, last]) {
             return true;
         }
+        drop(core);
         self.enter_user();
         false
     }
@@ -56,8 +59,8 @@ impl Vcpu {
         }
         let mut value = 0;
         for i in 0..8 {
-            let physical = self.nested.walk(base + at + i).filter(|p| self.nested.is_ram(*p))?;
-            // SAFETY: RAM of the guest (checked), which is stopped.
+            let physical = self.walk(base + at + i).filter(|p| self.machine.ram.contains(*p))?;
+            // SAFETY: RAM of the guest (checked).
             value |= (unsafe { physical::byte(physical) } as u64) << (8 * i);
         }
         Some(value)

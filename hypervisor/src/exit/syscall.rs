@@ -15,7 +15,7 @@ impl Vcpu {
         let save = &self.vmcb.save;
         let long = save.cs.attrib & reg::ATTRIB_LONG != 0 && save.efer & reg::EFER_LMA != 0;
         let opcode = if long && save.cr4 & reg::CR4_LA57 == 0 {
-            self.opcodes.read(self.rules.frames(), save.cr3, save.rip)
+            self.opcodes.read(&self.machine.ram, save.cr3, save.rip)
         } else {
             self.opcode_elsewhere()
         };
@@ -41,6 +41,6 @@ impl Vcpu {
     #[inline(never)]
     fn opcode_elsewhere(&mut self) -> Option<u16> {
         self.note_paging();
-        self.opcodes.walk(self.rules.frames(), self.nested.paging, self.linear_rip())
+        self.opcodes.walk(&self.machine.ram, self.paging, self.linear_rip())
     }
 }

@@ -1,4 +1,6 @@
-//! Memory: physical frames, nested tables
+//! Memory
+pub mod lock;
 pub mod npt;
 pub mod once;
 pub mod physical;
+pub mod ram;

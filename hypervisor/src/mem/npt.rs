@@ -3,6 +3,8 @@
 //! Both map guest-physical addresses one to one. They differ in who may execute what: the kernel view executes
 //! approved frames only, the user view data frames only. Ranges without RAM look the same in both and share
 //! their tables. A 2 MiB range is split when one of its frames is set apart.
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use secvisor_amd64::npt::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, TABLE, USED, USER, WRITE};
 use secvisor_rules::{Access, Frame, FrameState, FrameTable};
 
@@ -24,7 +26,26 @@ const ENTRIES: usize = 512;
 /// Tables for the device frames that are held: a directory and a few tables in both views.
 const HELD: usize = 16;
 
-type Table = [u64; ENTRIES];
+/// A table. Other CPUs' page walks read it at any time, so every entry is written as a whole.
+pub struct Table([AtomicU64; ENTRIES]);
+
+impl Table {
+    fn get(&self, index: usize) -> u64 {
+        self.0[index].load(Ordering::Relaxed)
+    }
+
+    fn set(&self, index: usize, entry: u64) {
+        self.0[index].store(entry, Ordering::Release);
+    }
+
+    /// Entries of `size` bytes each in place of one larger leaf.
+    fn split(&self, leaf: u64, size: u64) {
+        let large = if size > 4096 { LARGE } else { 0 };
+        for i in 0..ENTRIES {
+            self.set(i, ((leaf & !LARGE) + i as u64 * size) | large);
+        }
+    }
+}
 
 /// Rights of a leaf.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +58,14 @@ enum Leaf {
 }
 
 impl Leaf {
+    fn of(access: &Access) -> Self {
+        match access {
+            Access::Data => Self::Data,
+            Access::Frozen => Self::Frozen,
+            Access::Executable(_) => Self::Executable,
+        }
+    }
+
     fn bits(self, view: View) -> u64 {
         let base = PRESENT | USER | USED;
         match (self, view) {
@@ -81,7 +110,8 @@ impl NestedTables {
             if slot * SLOT >= end {
                 let shared = this.take()?;
                 for i in 0..ENTRIES {
-                    this.tables[shared][i] = (slot * SLOT + i as u64 * GIB) | Leaf::Device.bits(View::Kernel) | LARGE;
+                    let leaf = Leaf::Device.bits(View::Kernel) | LARGE;
+                    this.tables[shared].set(i, (slot * SLOT + i as u64 * GIB) | leaf);
                 }
                 this.link(0, slot as usize, shared);
                 this.link(1, slot as usize, shared);
@@ -92,11 +122,11 @@ impl NestedTables {
                 this.link(view as usize, slot as usize, pdpt);
                 for i in 0..ENTRIES {
                     let at = slot * SLOT + i as u64 * GIB;
-                    this.tables[pdpt][i] = if at >= end {
-                        at | Leaf::Device.bits(view) | LARGE
-                    } else {
-                        this.build_gib(view, at, frames)?
+                    let entry = match at >= end {
+                        true => at | Leaf::Device.bits(view) | LARGE,
+                        false => this.build_gib(view, at, frames)?,
                     };
+                    this.tables[pdpt].set(i, entry);
                 }
             }
         }
@@ -115,16 +145,17 @@ impl NestedTables {
                 FrameState::Device => Leaf::Device,
             };
             let leaf = kind(first);
-            self.tables[directory][i] = if (first..first + ENTRIES as u64).all(|n| kind(n) == leaf) {
+            let entry = if (first..first + ENTRIES as u64).all(|n| kind(n) == leaf) {
                 (first * 4096) | leaf.bits(view) | LARGE
             } else {
                 let table = self.take()?;
                 for j in 0..ENTRIES {
                     let n = first + j as u64;
-                    self.tables[table][j] = (n * 4096) | kind(n).bits(view);
+                    self.tables[table].set(j, (n * 4096) | kind(n).bits(view));
                 }
                 self.address(table) | TABLE
             };
+            self.tables[directory].set(i, entry);
         }
         Ok(self.address(directory) | TABLE)
     }
@@ -141,7 +172,7 @@ impl NestedTables {
     fn take(&mut self) -> Result<usize, Full> {
         if self.free != 0 {
             let table = self.free;
-            self.free = self.tables[table][0] as usize;
+            self.free = self.tables[table].get(0) as usize;
             return Ok(table);
         }
         if self.used == self.tables.len() {
@@ -152,8 +183,8 @@ impl NestedTables {
     }
 
     /// Joins every 2 MiB range again that was split and of which no frame is set apart any more. Their rights do not
-    /// change, but the caller flushes: no translation may go through a table that is used for another range.
-    fn join(&mut self) {
+    /// change, but the caller makes every CPU flush: no walk may go through a table that is used for another range.
+    pub fn join(&mut self) {
         for view in VIEWS {
             let plain = Leaf::Data.bits(view);
             for slot in 0..ENTRIES {
@@ -163,11 +194,11 @@ impl NestedTables {
                     };
                     for i in 0..ENTRIES {
                         let Some(table) = self.table_at(directory, i) else { continue };
-                        let first = self.tables[table][0] & ADDRESS;
-                        let whole = |(j, e): (usize, &u64)| *e == (first + j as u64 * 4096) | plain;
-                        if self.tables[table].iter().enumerate().all(whole) {
-                            self.tables[directory][i] = first | plain | LARGE;
-                            self.tables[table][0] = self.free as u64;
+                        let first = self.tables[table].get(0) & ADDRESS;
+                        let plain_at = |j: usize| self.tables[table].get(j) == (first + j as u64 * 4096) | plain;
+                        if (0..ENTRIES).all(plain_at) {
+                            self.tables[directory].set(i, first | plain | LARGE);
+                            self.tables[table].set(0, self.free as u64);
                             self.free = table;
                         }
                     }
@@ -178,12 +209,12 @@ impl NestedTables {
 
     /// The table an entry leads to, if it does not end the walk.
     fn table_at(&self, table: usize, index: usize) -> Option<usize> {
-        let entry = self.tables[table][index];
+        let entry = self.tables[table].get(index);
         (entry & PRESENT != 0 && entry & LARGE == 0).then(|| self.next(entry))
     }
 
     fn link(&mut self, table: usize, index: usize, to: usize) {
-        self.tables[table][index] = self.address(to) | TABLE;
+        self.tables[table].set(index, self.address(to) | TABLE);
     }
 
     /// The table an entry leads to.
@@ -196,46 +227,46 @@ impl NestedTables {
         let mut table = view as usize;
         for shift in [27, 18, 9] {
             let index = (frame.0 >> shift) as usize % ENTRIES;
-            if self.tables[table][index] == 0 {
+            let entry = self.tables[table].get(index);
+            if entry == 0 {
                 return Err(Full);
             }
-            if self.tables[table][index] & LARGE != 0 {
-                self.split(table, index, shift)?;
+            if entry & LARGE != 0 {
+                let below = self.take()?;
+                self.tables[below].split(entry, 4096 << (shift - 9));
+                self.link(table, index, below);
             }
-            table = self.next(self.tables[table][index]);
+            table = self.next(self.tables[table].get(index));
         }
         Ok((table, frame.0 as usize % ENTRIES))
     }
 
-    /// Replaces a leaf over 2^`shift` frames by a table of 512 smaller ones with the same rights.
-    fn split(&mut self, table: usize, index: usize, shift: u32) -> Result<(), Full> {
-        let below = self.take()?;
-        let (leaf, size) = (self.tables[table][index], 4096u64 << (shift - 9));
-        let large = if shift > 9 { LARGE } else { 0 };
-        for i in 0..ENTRIES {
-            self.tables[below][i] = ((leaf & !LARGE) + i as u64 * size) | large;
+    /// Makes sure that a frame has entries of its own. `Err`: [`Self::join`], then try again.
+    pub fn set_apart(&mut self, frame: Frame) -> Result<(), Full> {
+        VIEWS.into_iter().try_for_each(|view| self.entry(view, frame).map(|_| ()))
+    }
+
+    /// Takes away the rights that `access` does not give. Whether there were any: then the caller makes every CPU flush
+    /// before [`Self::set`].
+    pub fn narrow(&mut self, frame: Frame, access: &Access) -> Result<bool, Full> {
+        let mut shrunk = false;
+        for view in VIEWS {
+            let (table, index) = self.entry(view, frame)?;
+            let (old, new) = (self.tables[table].get(index), frame.address() | Leaf::of(access).bits(view));
+            let both = new & !WRITE | old & new & WRITE | (old | new) & NO_EXECUTE;
+            if both != old {
+                self.tables[table].set(index, both);
+                shrunk |= old & !new & WRITE != 0 || new & !old & NO_EXECUTE != 0;
+            }
         }
-        self.link(table, index, below);
-        Ok(())
+        Ok(shrunk)
     }
 
-    /// Sets a frame's rights in both views. The caller flushes.
+    /// Sets a frame's rights in both views.
     pub fn set(&mut self, frame: Frame, access: &Access) -> Result<(), Full> {
-        self.try_set(frame, access).or_else(|Full| {
-            self.join();
-            self.try_set(frame, access)
-        })
-    }
-
-    fn try_set(&mut self, frame: Frame, access: &Access) -> Result<(), Full> {
-        let leaf = match access {
-            Access::Data => Leaf::Data,
-            Access::Frozen => Leaf::Frozen,
-            Access::Executable(_) => Leaf::Executable,
-        };
-        let entries = [self.entry(View::Kernel, frame)?, self.entry(View::User, frame)?];
-        for (view, (table, index)) in VIEWS.into_iter().zip(entries) {
-            self.tables[table][index] = frame.address() | leaf.bits(view);
+        for view in VIEWS {
+            let (table, index) = self.entry(view, frame)?;
+            self.tables[table].set(index, frame.address() | Leaf::of(access).bits(view));
         }
         Ok(())
     }
@@ -244,7 +275,7 @@ impl NestedTables {
     pub fn hold(&mut self, frame: Frame) -> Result<(), Full> {
         for view in VIEWS {
             let (table, index) = self.entry(view, frame)?;
-            self.tables[table][index] &= !WRITE;
+            self.tables[table].set(index, self.tables[table].get(index) & !WRITE);
         }
         Ok(())
     }
@@ -258,13 +289,38 @@ impl NestedTables {
                 None => return false,
             }
         }
-        self.tables[table][frame.0 as usize % ENTRIES] & WRITE == 0
+        self.tables[table].get(frame.0 as usize % ENTRIES) & WRITE == 0
     }
 
-    /// Replaces one frame's entry in one view for the length of a window; what it was. The caller flushes.
-    pub fn replace(&mut self, view: View, frame: Frame, entry: u64) -> Result<u64, Full> {
-        let (table, index) = self.entry(view, frame)?;
-        Ok(core::mem::replace(&mut self.tables[table][index], entry))
+    /// Tables of a view for one CPU's window: like the view's own but for these entries. Physical address of their root.
+    pub fn overlay(&self, view: View, entries: [Option<(Frame, u64)>; 2], overlay: &mut Overlay) -> Option<u64> {
+        let tables = &overlay.0;
+        let base = tables.as_ptr() as u64;
+        let copy = |from: &Table, to: &Table| (0..ENTRIES).for_each(|i| to.set(i, from.get(i)));
+        copy(&self.tables[view as usize], &tables[0]);
+        let mut used = 1;
+        for (frame, leaf) in entries.into_iter().flatten() {
+            let mut table = 0;
+            for shift in [27, 18, 9] {
+                let index = (frame.0 >> shift) as usize % ENTRIES;
+                let entry = tables[table].get(index);
+                let own = ((entry & ADDRESS).wrapping_sub(base) / 4096) as usize;
+                if entry & LARGE == 0 && own < used {
+                    table = own;
+                    continue;
+                }
+                match entry & LARGE != 0 {
+                    _ if entry == 0 => return None,
+                    true => tables[used].split(entry, 4096 << (shift - 9)),
+                    false => copy(&self.tables[self.next(entry)], &tables[used]),
+                }
+                tables[table].set(index, (base + used as u64 * 4096) | TABLE);
+                table = used;
+                used += 1;
+            }
+            tables[table].set(frame.0 as usize % ENTRIES, leaf);
+        }
+        Some(base)
     }
 
     /// The entry of a window: this frame, writable, executable if `execute`.
@@ -272,3 +328,7 @@ impl NestedTables {
         frame.address() | PRESENT | USER | USED | WRITE | if execute { 0 } else { NO_EXECUTE }
     }
 }
+
+/// A CPU's own tables for its windows: a root, and three levels for each of two frames.
+#[repr(C, align(4096))]
+pub struct Overlay([Table; 7]);

@@ -32,7 +32,7 @@ pub unsafe fn bytes<'a>(address: u64, len: usize) -> &'a [u8] {
 /// The bytes of a frame of guest RAM.
 ///
 /// # Safety
-/// The frame is RAM of the guest, and the guest does not run while the reference lives.
+/// The frame is RAM of the guest, and nobody writes it while the reference lives.
 pub unsafe fn frame<'a>(frame: Frame) -> &'a PageBytes {
     assert!(frame.address() < MAPPED);
     // SAFETY: every address is a valid array of bytes; for the rest the caller's.
@@ -79,6 +79,17 @@ pub unsafe fn word(address: u64) -> u64 {
     unsafe { (address as *const u64).read_volatile() }
 }
 
+/// Copies guest RAM that somebody may be writing, byte by byte.
+///
+/// # Safety
+/// The range is RAM of the guest.
+pub unsafe fn read(address: u64, bytes: &mut [u8]) {
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *byte = unsafe { self::byte(address + i as u64) };
+    }
+}
+
 /// Reads two bytes of guest RAM once.
 ///
 /// # Safety
@@ -97,4 +108,10 @@ pub unsafe fn pair(address: u64) -> u16 {
 pub unsafe fn byte(address: u64) -> u8 {
     // SAFETY: the caller's.
     unsafe { (address as *const u8).read_volatile() }
+}
+
+/// A device's register of 4 bytes.
+pub fn register(address: u64) -> *mut u32 {
+    assert!(address != 0 && address + 4 <= MAPPED && address.is_multiple_of(4));
+    address as *mut u32
 }

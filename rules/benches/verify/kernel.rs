@@ -25,6 +25,9 @@ impl Machine for Ram {
     fn page(&self, frame: Frame) -> &PageBytes {
         &self.pages[self.index(frame)]
     }
+    fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
+    }
     fn restore(&mut self, frame: Frame, _: &PageBytes) {
         panic!("{frame:?} is not as it should be");
     }
@@ -89,12 +92,13 @@ impl Kernel {
     pub fn verify_all(&mut self) -> Duration {
         let start = ThreadTime::now();
         for &(frame, va) in &self.code {
-            let verdict = self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching: false });
+            let verdict =
+                self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching: false, patience: false });
             assert!(matches!(verdict, Verdict::Resume), "{va:#x} is not as it should be");
         }
         let time = start.elapsed();
         for &(frame, _) in &self.code {
-            let verdict = self.rules.step(&mut self.ram, Event::Write { frame });
+            let verdict = self.rules.step(&mut self.ram, Event::Write { frame, from_within: false });
             assert!(matches!(verdict, Verdict::Resume));
         }
         time

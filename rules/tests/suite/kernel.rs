@@ -131,7 +131,7 @@ fn writes() {
     assert_eq!((counters.approved, counters.writes, counters.writes_after_boot), (13, 1, 0));
     let verified = counters.verified;
     // A right that was given meanwhile.
-    let verdict = world.rules.step(&mut world.ram, Event::Write { frame });
+    let verdict = world.rules.step(&mut world.ram, Event::Write { frame, from_within: false });
     assert!(matches!(verdict, Verdict::Resume));
     assert_eq!(world.rules.counters().writes, 1);
     assert!(matches!(world.fetch_kernel(s::TEXT, 0), Outcome::Restored(_)));
@@ -142,10 +142,12 @@ fn writes() {
     assert_eq!(world.rules.counters().writes_after_boot, 1);
 
     let frame = Frame(HYPERVISOR.start);
-    let Verdict::Refuse(v) = world.rules.step(&mut world.ram, Event::Write { frame }) else { panic!("allowed") };
+    let Verdict::Refuse(v) = world.rules.step(&mut world.ram, Event::Write { frame, from_within: false }) else {
+        panic!("allowed")
+    };
     assert_eq!((v.rule, v.frame), (Rule::HypervisorMemory, frame));
     for frame in [Frame(DEVICE.start), Frame(FRAMES), Frame(1 << 40)] {
-        let verdict = world.rules.step(&mut world.ram, Event::Write { frame });
+        let verdict = world.rules.step(&mut world.ram, Event::Write { frame, from_within: false });
         assert!(matches!(verdict, Verdict::Resume), "{frame:?}");
     }
     world.check();
@@ -157,7 +159,7 @@ fn fetch_of_an_approved_frame_tries_again() {
     let mut stage = stage();
     let mut world = World::booted(&mut stage);
     let frame = world.kernel_frame(s::TEXT, 0);
-    let event = Event::KernelFetch { frame, va: s::IMAGE, patching: false };
+    let event = Event::KernelFetch { frame, va: s::IMAGE, patching: false, patience: false };
     assert!(matches!(world.rules.step(&mut world.ram, event), Verdict::Resume));
     assert_eq!(world.ram.rights[frame.0 as usize], Right::Executable);
 }

@@ -1,9 +1,9 @@
 //! Linux writes a page it runs from: one site may be half-written, and is stepped around
 use secvisor_approval::PAGE;
-use secvisor_rules::{Frame, Rule};
+use secvisor_rules::{Event, Frame, FrameState, Rule, Verdict};
 
 use crate::synthetic::{self as s, Kind, SiteSpec, Spec};
-use crate::world::{Outcome, Stage, World, frames, usual_vars};
+use crate::world::{Outcome, Right, Stage, World, frames, usual_vars};
 
 fn stage() -> Stage {
     Stage::new(Spec::new().file())
@@ -191,4 +191,48 @@ fn modules_are_not_stepped() {
     assert_eq!(world.fetch_patching(Frame(0x48), va), Outcome::Runs);
     world.write(Frame(0x48), 0xb0, &JUNK[..5]);
     assert!(matches!(world.fetch_patching(Frame(0x48), va), Outcome::Restored(_)));
+}
+
+/// A write from within a page that is approved: the page runs on for that instruction, and for nobody else.
+#[test]
+fn a_page_that_writes_itself_is_frozen_for_the_others() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    let frame = world.kernel_frame(s::TEXT, 0);
+    assert!(matches!(world.rules.frames().get(frame), FrameState::Approved(_)));
+    let verdict = world.rules.step(&mut world.ram, Event::Write { frame, from_within: true });
+    assert!(matches!(verdict, Verdict::Step(_)));
+    assert_eq!(world.ram.rights[frame.0 as usize], Right::Frozen);
+    assert_eq!(world.rules.frames().get(frame), FrameState::Data);
+    // Another CPU executes there before it has written anything: approved again.
+    assert_eq!(world.fetch(frame, world.spec.regions[s::TEXT].base), Outcome::Runs);
+    // The window was closed first; what it writes comes as an event of its own.
+    world.write(frame, 0, &[0x55]);
+    assert!(matches!(world.fetch(frame, world.spec.regions[s::TEXT].base), Outcome::Restored(_)));
+}
+
+/// Another CPU has written half of a value: nothing is put back under its hands.
+#[test]
+fn a_page_that_another_cpu_may_be_writing_is_waited_for() {
+    for booted in [false, true] {
+        let mut stage = stage();
+        let mut world = if booted { World::booted(&mut stage) } else { World::new(&mut stage) };
+        for region in [s::TEXT, s::INIT] {
+            let jump = |x: &SiteSpec| matches!(x.kind, Kind::Jump5(_));
+            let site = sites(&world, region).into_iter().find(jump).unwrap();
+            let (frame, _) = world.kernel_at(region, site.offset);
+            let va = world.spec.regions[region].base + (site.offset & !0xfff);
+            let before = world.kernel_bytes(region, site.offset, 5);
+            world.write_kernel(region, site.offset, &[0xcc, 0x12, 0x34]);
+            let torn = world.kernel_bytes(region, site.offset, 5);
+            assert_eq!(world.fetch_patiently(frame, va), Outcome::Waits);
+            assert_eq!(world.kernel_bytes(region, site.offset, 5), torn, "nothing was put back");
+            world.write_kernel(region, site.offset, &before);
+            assert_eq!(world.fetch_patiently(frame, va), Outcome::Runs, "it has become right");
+            world.write_kernel(region, site.offset, &[0xcc, 0x12, 0x34]);
+            assert!(world.fetch(frame, va).rule().is_some(), "patience ends");
+            world.write_kernel(region, site.offset, &before);
+            assert_eq!(world.fetch(frame, va), Outcome::Runs);
+        }
+    }
 }

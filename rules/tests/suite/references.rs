@@ -86,7 +86,8 @@ fn only_what_refers_to_a_module_ends_with_it() {
         let mut places = [at(1), at(2), at(3)];
         let mut fetch = |ram: &mut Ram, frame: u64, module: usize, places: &[u64; 3]| {
             ram.pages[frame as usize] = page(module, places);
-            let event = Event::KernelFetch { frame: Frame(frame), va: places[module], patching: false };
+            let event =
+                Event::KernelFetch { frame: Frame(frame), va: places[module], patching: false, patience: false };
             assert!(matches!(rules.step(ram, event), Verdict::Resume), "module {module}");
             [0x40, 0x41, 0x42].map(|f| rules.frames().get(Frame(f)) == FrameState::Data)
         };
@@ -119,7 +120,7 @@ fn half_a_reference_shows_nothing() {
     for (page, frame) in bytes.as_chunks::<PAGE>().0.iter().zip(0x40..) {
         ram.pages[frame] = *page;
     }
-    let second = Event::KernelFetch { frame: Frame(0x41), va: text + PAGE as u64, patching: false };
+    let second = Event::KernelFetch { frame: Frame(0x41), va: text + PAGE as u64, patching: false, patience: false };
     assert!(matches!(rules.step(&mut ram, second), Verdict::Refuse(_)), "the first page is nowhere to be seen");
     assert_eq!(rules.variable(1), 0);
     ram.map(text, &[Frame(0x40)]);

@@ -244,6 +244,9 @@ impl Machine for Low {
     fn page(&self, frame: Frame) -> &PageBytes {
         &self.0[frame.0 as usize]
     }
+    fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
+    }
     fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
         self.0[frame.0 as usize] = *bytes;
     }
@@ -274,7 +277,7 @@ fn its_end_is_below_the_limit() {
         let mut low = Low(vec![[0; PAGE]; (base / PAGE64) as usize]);
         low.0.extend_from_slice(bytes.as_chunks().0);
         for va in (base..LOW_END).step_by(PAGE) {
-            let fetch = Event::KernelFetch { frame: Frame::containing(va), va, patching: false };
+            let fetch = Event::KernelFetch { frame: Frame::containing(va), va, patching: false, patience: false };
             assert_eq!(matches!(rules.step(&mut low, fetch), Verdict::Resume), runs, "{base:#x} at {va:#x}");
         }
     }

@@ -80,6 +80,10 @@ impl Machine for Ram {
         &self.pages[frame.0 as usize]
     }
 
+    fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
+    }
+
     fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
         assert!(is_ram(frame), "{frame:?} is not the guest's RAM");
         assert_eq!(self.rights[frame.0 as usize], Right::Frozen, "put back while somebody can write");
@@ -120,6 +124,8 @@ pub enum Outcome {
     Runs,
     /// One instruction runs.
     Step,
+    /// It tries again.
+    Waits,
     /// It runs, after the page was put back.
     Restored(Violation),
     /// It does not run.
@@ -309,7 +315,7 @@ impl<'a> World<'a> {
     /// A write to a frame, which faults until it is allowed.
     pub fn write(&mut self, frame: Frame, offset: usize, bytes: &[u8]) {
         if self.ram.rights[frame.0 as usize] != Right::Data {
-            let verdict = self.rules.step(&mut self.ram, Event::Write { frame });
+            let verdict = self.rules.step(&mut self.ram, Event::Write { frame, from_within: false });
             assert!(matches!(verdict, Verdict::Resume), "a write to RAM of the guest");
             assert_eq!(self.ram.rights[frame.0 as usize], Right::Data, "the guest would fault for ever");
             self.check_rights();
@@ -319,22 +325,28 @@ impl<'a> World<'a> {
 
     /// The kernel executes at `va` in a frame.
     pub fn fetch(&mut self, frame: Frame, va: u64) -> Outcome {
-        self.fetch_event(frame, va, false)
+        self.fetch_event(frame, va, false, false)
     }
 
     /// As [`Self::fetch`], after the guest has written the frame from within.
     pub fn fetch_patching(&mut self, frame: Frame, va: u64) -> Outcome {
-        self.fetch_event(frame, va, true)
+        self.fetch_event(frame, va, true, false)
     }
 
-    fn fetch_event(&mut self, frame: Frame, va: u64, patching: bool) -> Outcome {
+    /// As [`Self::fetch`], while another CPU may be writing.
+    pub fn fetch_patiently(&mut self, frame: Frame, va: u64) -> Outcome {
+        self.fetch_event(frame, va, false, true)
+    }
+
+    fn fetch_event(&mut self, frame: Frame, va: u64, patching: bool, patience: bool) -> Outcome {
         if is_ram(frame) && self.ram.rights[frame.0 as usize] == Right::Executable {
             return Outcome::Runs;
         }
-        let verdict = self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching });
+        let verdict = self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching, patience });
         let outcome = match verdict {
             Verdict::Resume => Outcome::Runs,
             Verdict::Step(_) => Outcome::Step,
+            Verdict::Wait => Outcome::Waits,
             Verdict::Restored(v) => Outcome::Restored(v),
             Verdict::Refuse(v) => Outcome::Refused(v),
         };
@@ -342,13 +354,13 @@ impl<'a> World<'a> {
             let right = match outcome {
                 Outcome::Runs | Outcome::Restored(_) => Right::Executable,
                 Outcome::Step => Right::Frozen,
-                Outcome::Refused(_) => Right::Data,
+                Outcome::Refused(_) | Outcome::Waits => Right::Data,
             };
             assert_eq!(self.ram.rights[frame.0 as usize], right, "{outcome:?}");
         }
         if outcome == Outcome::Step {
             // The hypervisor closes its window and reports the write.
-            let verdict = self.rules.step(&mut self.ram, Event::Write { frame });
+            let verdict = self.rules.step(&mut self.ram, Event::Write { frame, from_within: false });
             assert!(matches!(verdict, Verdict::Resume));
             assert_eq!(self.ram.rights[frame.0 as usize], Right::Data, "nobody could write this frame again");
         }

@@ -1,0 +1,88 @@
+//! Many CPUs: all come up, go and come back, and patch the kernel while others execute it.
+
+use super::stage::{QUIET, Setting, Stage, no_violations, said, switched_off};
+use crate::qemu::Machine;
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+const CPUS: u32 = 4;
+
+/// What Linux says when a CPU hangs or the patching went wrong.
+const TROUBLE: [&str; 5] = ["lockup", "rcu_sched", "rcu_preempt", "BUG:", "Call Trace"];
+
+/// Every CPU executes, goes offline and comes back, as without SecVisor.
+pub fn come_and_go(stage: &Stage) -> Result<()> {
+    for setting in Setting::BOTH {
+        let lines = COME_AND_GO.replace("CPUS", &CPUS.to_string());
+        tell(stage, setting, "cpus", &lines, Duration::from_secs(400))?;
+    }
+    Ok(())
+}
+
+/// Static keys, tracepoints, events and modules are switched on some CPUs while all are busy in the kernel.
+pub fn storm(stage: &Stage, seconds: u32) -> Result<()> {
+    let lines = [QUIET, STORM].concat().replace("SECONDS", &seconds.to_string());
+    tell(stage, Setting::Beneath, "storm", &lines, Duration::from_secs(200 + 4 * seconds as u64))
+}
+
+fn tell(stage: &Stage, setting: Setting, word: &str, lines: &str, limit: Duration) -> Result<()> {
+    let mut machine = Machine::new(word);
+    machine.cpus = CPUS;
+    let mut guest = stage.start(setting, &machine, stage.initrd()?, lines)?;
+    switched_off(&mut guest, limit)?;
+    let steps = said(&guest, word);
+    println!("  {setting:?}: {}", steps.join("; "));
+    let wrong = steps.iter().any(|step| step.starts_with("wrong"));
+    ensure!(!wrong && steps.last() == Some(&"done"), "{steps:?}; {}", guest.where_to_look());
+    let trouble = guest.console().iter().find(|line| TROUBLE.iter().any(|t| line.contains(t)));
+    ensure!(trouble.is_none(), "Linux says {trouble:?}; {}", guest.where_to_look());
+    no_violations(&guest)?;
+    guest.finish()
+}
+
+const COME_AND_GO: &str = r#"
+wrong() { echo "cpus: wrong: $*"; }
+[ "$(nproc)" = CPUS ] || wrong "$(nproc) CPUs"
+for cpu in $(seq 0 $((CPUS - 1))); do
+  taskset -c $cpu sh -c 'for i in $(seq 20); do cat /proc/uptime > /dev/null; done' || wrong "CPU $cpu does not execute"
+done
+echo "cpus: all execute"
+for round in 1 2 3; do
+  for cpu in 1 2 3; do
+    echo 0 > /sys/devices/system/cpu/cpu$cpu/online || wrong "CPU $cpu stays online"
+  done
+  [ "$(nproc)" = 1 ] || wrong "$(nproc) CPUs are left"
+  for cpu in 3 1 2; do
+    echo 1 > /sys/devices/system/cpu/cpu$cpu/online || wrong "CPU $cpu stays offline"
+    taskset -c $cpu cat /proc/uptime > /dev/null || wrong "CPU $cpu does not execute"
+  done
+done
+[ "$(nproc)" = CPUS ] || wrong "$(nproc) CPUs in the end"
+echo cpus: went and came back
+echo cpus: done
+"#;
+
+const STORM: &str = r#"
+wrong() { echo "storm: wrong: $*"; }
+mount -t tracefs tracing /sys/kernel/tracing
+mount -t debugfs debug /sys/kernel/debug
+events=/sys/kernel/tracing/events
+end=$(($(cut -d . -f 1 /proc/uptime) + SECONDS))
+on() { [ "$(cut -d . -f 1 /proc/uptime)" -lt $end ]; }
+count() { echo "storm: $1 $2 times"; }
+( n=0; while on; do
+    echo 1 > /proc/sys/kernel/sched_schedstats || wrong schedstats; echo 0 > /proc/sys/kernel/sched_schedstats
+    n=$((n + 1)); done; count "static keys switched" $n ) &
+( n=0; while on; do
+    for e in sched/sched_switch syscalls irq timer; do
+      echo 1 > $events/$e/enable || wrong $e; echo 0 > $events/$e/enable
+    done; n=$((n + 1)); done; count "tracepoints switched" $n ) &
+( n=0; while on; do
+    insmod /modules/witness.ko || wrong insmod; rmmod witness || wrong rmmod
+    n=$((n + 1)); done; count "module loaded" $n ) &
+for cpu in 0 1 2 3; do
+  ( n=0; while on; do taskset -c $cpu cat /proc/self/stat > /dev/null; n=$((n + 1)); done; count "CPU $cpu forked" $n ) &
+done
+wait
+echo storm: done
+"#;
