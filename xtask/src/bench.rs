@@ -8,6 +8,7 @@ mod firmware;
 mod host;
 mod measured;
 mod result;
+mod scaling;
 
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
@@ -35,6 +36,9 @@ pub struct Options {
     /// What the host does instead: approve a kernel, verify a page
     #[arg(long, conflicts_with = "only")]
     host: bool,
+    /// What two CPUs do of what one does instead, in time
+    #[arg(long, conflicts_with_all = ["only", "host"])]
+    scaling: bool,
     /// End with one JSON object on a line of its own
     #[arg(long)]
     json: bool,
@@ -50,6 +54,9 @@ pub fn bench(options: &Options) -> Result<bool> {
     if options.host {
         return host::bench(&kernel, options.json);
     }
+    if options.scaling {
+        return scaling::bench(options, &kernel);
+    }
     let outcome = options.measure(&kernel)?;
     print!("{}", outcome.text());
     if options.json {
@@ -59,20 +66,27 @@ pub fn bench(options: &Options) -> Result<bool> {
 }
 
 impl Options {
-    fn measure(&self, kernel: &Kernel) -> Result<Outcome> {
+    /// The workload without SecVisor and beneath it, with these words on its command line; the approval.
+    fn boots(&self, kernel: &Kernel, append: &str) -> Result<((Boot, Boot), approval::Made)> {
         let program = during("building the workload", || Ok(program::build()?.status.with_file_name("bench")))?;
         let mut initrd = Initrd::new()?;
         initrd.add_file("init", &program)?;
         let initrd = initrd.write(&workspace::target().join("guests/bench.cpio"))?;
         let image = during("building SecVisor", || toolchain::build_hypervisor(&[]))?;
         let approving = format!("approving {}", kernel.release);
-        let approval = during(&approving, || approval::make(kernel, self.only.is_none()))?;
+        let all = self.only.is_none() && !self.scaling;
+        let approval = during(&approving, || approval::make(kernel, all))?;
 
-        let cmdline = format!("{} quiet", run::CMDLINE)
-            + &self.only.iter().map(|name| format!(" BENCH_ONLY={name}")).collect::<String>();
+        let cmdline = format!("{} quiet{append}", run::CMDLINE);
         let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: initrd.clone(), cmdline: cmdline.clone() };
         let modules = vec![(approval.file.clone(), String::new()), (initrd, String::new())];
         let beneath = Boot::Multiboot { image, cmdline: format!("{cmdline} BENCH_BENEATH=1"), modules };
+        Ok(((native, beneath), approval))
+    }
+
+    fn measure(&self, kernel: &Kernel) -> Result<Outcome> {
+        let only = self.only.iter().map(|name| format!(" BENCH_ONLY={name}")).collect::<String>();
+        let ((native, beneath), approval) = self.boots(kernel, &only)?;
         let native = during("measuring without SecVisor", || Measured::run(&counting("bench-native"), &native))?;
         let secvisor = during("measuring beneath SecVisor", || Measured::run(&counting("bench-secvisor"), &beneath))?;
         if let Some(name) = &self.only {

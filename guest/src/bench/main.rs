@@ -2,13 +2,15 @@
 //!
 //! Runs as the guest's first program. `cargo xtask bench` lets the time-stamp counter count instructions, those of
 //! SecVisor included. Each line of the form `bench: {...}` is one result. Environment, from the kernel's command line:
-//! `BENCH_BENEATH` if SecVisor can be asked for its counters, `BENCH_ONLY=name` for one operation.
+//! `BENCH_BENEATH` if SecVisor can be asked for its counters, `BENCH_ONLY=name` for one operation, `BENCH_SCALING=n` for
+//! nothing but what so many CPUs do of what one does.
 
 mod counters;
 #[path = "../status/hypercall.rs"]
 mod hypercall;
 mod measure;
 mod operations;
+mod scaling;
 mod system;
 mod ticks;
 
@@ -26,6 +28,11 @@ fn main() {
     }
     // Linux is still busy with what it put off while booting.
     system::sleep(2);
+    if let Some(cpus) = std::env::var("BENCH_SCALING").ok().and_then(|n| n.parse().ok()) {
+        println!("bench: {}", scaling::measure(cpus, beneath));
+        println!("bench: end");
+        system::power_off();
+    }
     let start = beneath.then(counters::Counters::read);
     for operation in operations::all() {
         if only.as_deref().is_none_or(|only| only == operation.name()) {

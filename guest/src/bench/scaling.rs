@@ -1,0 +1,64 @@
+//! What several CPUs do of what one does: null system calls, in one run
+
+use crate::hypercall::counter;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Index of the counter of shoot-downs that waited for another CPU.
+const SHOOTDOWNS: u64 = 32;
+/// Index of the counter of waits for SecVisor's lock.
+const CONTENDED: u64 = 33;
+/// Seconds for each count.
+const SECONDS: u64 = 4;
+
+/// System calls that the first so many CPUs make in the same time; then on one CPU again. One object.
+pub fn measure(cpus: usize, beneath: bool) -> String {
+    let ask = |index| if beneath { counter(index).unwrap_or(0) } else { 0 };
+    let _warm = calls(cpus, 1);
+    let before = calls(1, SECONDS);
+    let (shootdowns, contended) = (ask(SHOOTDOWNS), ask(CONTENDED));
+    let all = calls(cpus, SECONDS);
+    let (shootdowns, contended) = (ask(SHOOTDOWNS) - shootdowns, ask(CONTENDED) - contended);
+    let after = calls(1, SECONDS);
+    let one = (before + after) / 2;
+    format!(
+        "{{\"scaling\":{{\"cpus\":{cpus},\"one\":{one},\"all\":{all},\"shootdowns\":{shootdowns},\"contended\":{contended}}}}}"
+    )
+}
+
+/// Calls that are made within some seconds, each CPU in a loop of its own.
+fn calls(cpus: usize, seconds: u64) -> u64 {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let loops: Vec<_> = (0..cpus)
+            .map(|cpu| {
+                scope.spawn({
+                    let over = &over;
+                    move || call(cpu, over)
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_secs(seconds));
+        over.store(true, Ordering::Relaxed);
+        loops.into_iter().map(|l| l.join().expect("a loop that does not panic")).sum()
+    })
+}
+
+fn call(cpu: usize, over: &AtomicBool) -> u64 {
+    // SAFETY: the set is on the stack and as large as said.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0, "CPU {cpu} is not there");
+    }
+    let mut count = 0;
+    while !over.load(Ordering::Relaxed) {
+        for _ in 0..100 {
+            // SAFETY: has no effect.
+            unsafe { libc::syscall(libc::SYS_getppid) };
+        }
+        count += 100;
+    }
+    count
+}
