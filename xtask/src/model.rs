@@ -60,6 +60,16 @@ pub fn as_documented() -> Result<()> {
     Ok(())
 }
 
+/// The smallest machine with two CPUs, and what matters only there.
+pub fn two_cpus() -> Result<()> {
+    let two = |what: &str| {
+        let output = program()?.args(["--cpus=2", what]).output().context("cargo is needed")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        Ok(())
+    };
+    ["--world=views", "--without=flush-all-cpus", "--without=close-windows"].into_iter().try_for_each(two)
+}
+
 /// The model's program, built.
 fn program() -> Result<Command> {
     let shell = workspace::shell()?;

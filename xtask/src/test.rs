@@ -29,6 +29,7 @@ pub fn all(only: Option<&str>) -> Result<bool> {
         tally.check("lint-hypervisor", toolchain::lint_hypervisor);
         tally.host_tests(&shell)?;
         tally.check("model", model::as_documented);
+        tally.check("model-2-cpus", model::two_cpus);
     }
     let wanted = |scenario: &&Scenario| only.map_or(!scenario.long, |part| scenario.name.contains(part));
     let stories = scenario::all();
