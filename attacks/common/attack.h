@@ -67,6 +67,22 @@ void unprotect(void); // SMEP and SMAP off
 u64 call(u64 address);
 u64 kernel_page(void); // of heap
 
+// This process runs on this CPU only; attacks begin on the first. Ends as failed if there is none.
+void on_cpu(unsigned cpu);
+// Linux takes it offline or online again: 0 or errno. The runner has it online again when the attack has ended.
+int set_online(unsigned cpu, int online);
+// Another process, on the second CPU, does this and ends; its process ID.
+int on_second_cpu(void (*what)(void *), void *with);
+// Code for a CPU that starts in real mode: writes MARK to SEEN and halts.
+#define START_LENGTH 15
+extern const u8 START[START_LENGTH];
+#define START_PAGE 0x6000ull // of low memory; nobody uses it once Linux runs
+#define SEEN (START_PAGE + 0x800)
+// Writes START to START_PAGE, and 0 to SEEN; where low memory's page is mapped.
+u64 prepare_start(void);
+// Whether MARK comes to be in SEEN within some seconds; low memory's page as above.
+int seen(u64 page);
+
 void *user_page(void); // writable, present
 void *user_pages(size_t count);
 

@@ -9,6 +9,7 @@
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/timer.h>
 #include <linux/uaccess.h>
@@ -321,6 +322,26 @@ static long store(const struct vulnerable_operation *op)
 	return -EINVAL;
 }
 
+static long toggle(const struct vulnerable_operation *op)
+{
+	volatile u64 *at = (void *)(unsigned long)op->in[0];
+	unsigned long end;
+
+	for (u64 half = 0; half < 2 * op->in[5]; half++) {
+		u64 value = op->in[half % 2 ? 3 : 1];
+
+		/* The whole at least once, however short its time. */
+		end = jiffies + msecs_to_jiffies(op->in[half % 2 ? 4 : 2]);
+		do
+			*at = value;
+		while (time_before(jiffies, end));
+		if (signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
 static void flush(u64 address)
 {
 	u64 cr4;
@@ -428,7 +449,8 @@ static void write_msr_now(struct timer_list *timer)
 	then_delay = 0;
 }
 
-static DEFINE_TIMER(later, write_msr_now);
+/* The register is this CPU's. */
+static struct timer_list later = __TIMER_INITIALIZER(write_msr_now, TIMER_PINNED);
 
 /* Neither the stack nor what is called may lie in a page with NX: the register may be EFER, and NXE cleared. */
 static long call_under(struct vulnerable_operation *op)
@@ -478,6 +500,11 @@ static long perform(struct vulnerable_operation *op)
 		return entry_of(op);
 	case VULNERABLE_STORE:
 		return store(op);
+	case VULNERABLE_LOAD:
+		op->out[0] = *(volatile u32 *)(unsigned long)op->in[0];
+		return 0;
+	case VULNERABLE_TOGGLE:
+		return toggle(op);
 	case VULNERABLE_FLUSH:
 		flush(op->in[0]);
 		return 0;

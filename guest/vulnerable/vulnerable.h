@@ -58,6 +58,9 @@ enum vulnerable_what {
 				   second value so much later, unless 0 */
 	VULNERABLE_CALL_UNDER, /* number, value, address -> result: called while the MSR has this value */
 	VULNERABLE_HYPERCALL, /* RAX, RDI, RSI, RDX, RCX, R8 -> RAX, 1 if another register changed */
+	VULNERABLE_LOAD, /* address -> value: a plain load of 4 bytes */
+	VULNERABLE_TOGGLE, /* address, value, milliseconds, value, milliseconds, times: 8 bytes stored without pause, one
+			      value for so long, then the other, the whole so many times */
 };
 
 /* Reads bytes at a kernel address. */

@@ -56,6 +56,9 @@ pub struct Options {
     /// The kernel image; or 6.1 or 6.12 for Debian's, fetched when needed
     #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
     kernel: PathBuf,
+    /// Number of CPUs; attacks that need two have two at least
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: u32,
     /// End with one JSON object on a line of its own
     #[arg(long)]
     json: bool,
@@ -76,8 +79,10 @@ pub fn attack(options: &Options) -> Result<bool> {
         attacks.retain(|attack| wanted(&attack.name));
         ensure!(!attacks.is_empty(), "no attack is called so");
     }
+    attacks.retain(|attack| attack.cpus.of(options.cpus).is_some());
+    ensure!(!attacks.is_empty(), "none of these makes sense with so many CPUs");
     let scratch = Scratch::new()?;
-    let mut prepared = during("building the attacks", || Prepared::new(&kernel, &scratch))?;
+    let mut prepared = during("building the attacks", || Prepared::new(&kernel, options.cpus, &scratch))?;
     let results = prepared.run(&attacks, options.native, &scratch)?;
     print!("{}", results.text());
     if options.json {
@@ -92,7 +97,7 @@ pub fn test(line: Line, all: bool) -> Result<()> {
     let mut attacks = manifest::read()?;
     attacks.retain(|attack| all || attack.boots.shared() && attack.boots.feature.is_none());
     let scratch = Scratch::new()?;
-    let results = Prepared::new(&kernel, &scratch)?.run(&attacks, false, &scratch)?;
+    let results = Prepared::new(&kernel, 1, &scratch)?.run(&attacks, false, &scratch)?;
     print!("{}", results.text());
     ensure!(results.ok(), "not every attack ended as it must");
     Ok(())
@@ -118,6 +123,8 @@ impl Drop for Scratch {
 /// The programs and modules, for one kernel.
 struct Prepared<'a> {
     kernel: &'a Kernel,
+    /// How many a machine has, unless its attacks need more.
+    cpus: u32,
     program: PathBuf,
     vulnerable: PathBuf,
     witness: PathBuf,
@@ -130,10 +137,11 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn new<'a>(kernel: &'a Kernel, scratch: &Scratch) -> Result<Prepared<'a>> {
+    fn new<'a>(kernel: &'a Kernel, cpus: u32, scratch: &Scratch) -> Result<Prepared<'a>> {
         let ours = |directory: &str, name: &str| build_module(kernel, &workspace::root().join(directory).join(name));
         Ok(Prepared {
             kernel,
+            cpus,
             program: build_program(scratch)?,
             vulnerable: ours("guest", "vulnerable")?,
             witness: ours("guest", "witness")?,
@@ -201,7 +209,7 @@ impl Prepared<'_> {
         if let Some(plain) = plain.as_ref().filter(|_| init_text) {
             self.init_text = during("reading init text", || self.read_init_text(&approval, plain, scratch))?;
         }
-        let mut results = Results::new(&self.kernel.release, attacks, only_native);
+        let mut results = Results::new(&self.kernel.release, self.cpus, attacks, only_native);
         let (with_twin, without_twin) = attacks.iter().partition::<Vec<_>, _>(|attack| attack.boots.feature.is_none());
         results.note(Side::Native, self.sessions("without", &with_twin, &native, scratch)?);
         let Some(plain) = plain.filter(|_| !only_native) else {
@@ -248,16 +256,17 @@ impl Prepared<'_> {
         boot: &dyn Fn(PathBuf, &[String]) -> Result<Boot>,
         scratch: &Scratch,
     ) -> Result<Vec<session::Ended>> {
-        let mut waiting: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut waiting: BTreeMap<(&str, u32), Vec<String>> = BTreeMap::new();
         for attack in attacks {
-            waiting.entry(&attack.boots.group).or_default().push(attack.name.clone());
+            let cpus = attack.cpus.of(self.cpus).unwrap_or(self.cpus);
+            waiting.entry((&attack.boots.group, cpus)).or_default().push(attack.name.clone());
         }
         let mut ended = Vec::new();
-        for mut names in waiting.into_values() {
+        for ((_, cpus), mut names) in waiting {
             while !names.is_empty() {
-                eprintln!("{} {label}: {} attacks", self.kernel.release, names.len());
+                eprintln!("{} {label}, {cpus} CPUs: {} attacks", self.kernel.release, names.len());
                 let initrd = self.initrd(&names, scratch.0.join("initrd"))?;
-                let session = Session::run(label, &boot(initrd, &names)?, &names)?;
+                let session = Session::run(label, &boot(initrd, &names)?, &names, cpus)?;
                 // Whoever ended the machine took the rest with it: they get another one.
                 names.retain(|name| !session.iter().any(|one| one.name == *name));
                 ensure!(!session.is_empty(), "the guest did not come up");

@@ -1,7 +1,7 @@
 //! `attacks/manifest`: which attacks there are, and how each must end.
 
 use crate::workspace;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 
 /// Which boot an attack gets.
@@ -32,6 +32,37 @@ const SHARED: &str = "shared";
 /// A group of its own.
 const OWN: &str = "own";
 
+/// How many CPUs an attack makes sense with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cpus {
+    /// As many as one likes.
+    Any,
+    /// Only one.
+    One,
+    /// Two or more.
+    Many,
+}
+
+impl Cpus {
+    fn parse(cell: &str) -> Result<Cpus> {
+        match cell {
+            "-" => Ok(Cpus::Any),
+            "1" => Ok(Cpus::One),
+            "2" => Ok(Cpus::Many),
+            _ => bail!("neither -, 1 nor 2 CPUs: {cell}"),
+        }
+    }
+
+    /// How many the attack's machine has, if so many are wanted; none if it makes no sense then.
+    pub fn of(self, wanted: u32) -> Option<u32> {
+        match self {
+            Cpus::Any => Some(wanted),
+            Cpus::One => (wanted == 1).then_some(1),
+            Cpus::Many => Some(wanted.max(2)),
+        }
+    }
+}
+
 /// An attack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attack {
@@ -41,6 +72,8 @@ pub struct Attack {
     pub name: String,
     /// Where it runs.
     pub boots: Boots,
+    /// On how many CPUs.
+    pub cpus: Cpus,
     /// How it must end without SecVisor.
     pub native: String,
     /// How it must end beneath it.
@@ -65,11 +98,12 @@ fn parse(text: &str) -> Result<Vec<Attack>> {
 
 fn parse_line(line: &str) -> Result<Attack> {
     let cells: Vec<_> = line.split_whitespace().map(str::to_string).collect();
-    let [row, name, boots, native, secvisor, rule] =
-        <[String; 6]>::try_from(cells).ok().with_context(|| format!("not six columns: {line}"))?;
+    let [row, name, boots, cpus, native, secvisor, rule] =
+        <[String; 7]>::try_from(cells).ok().with_context(|| format!("not seven columns: {line}"))?;
     let boots = Boots::parse(&boots, &name);
+    let cpus = Cpus::parse(&cpus)?;
     let rule = Some(rule).filter(|rule| rule != "-");
-    Ok(Attack { row, name, boots, native, secvisor, rule })
+    Ok(Attack { row, name, boots, cpus, native, secvisor, rule })
 }
 
 #[cfg(test)]
@@ -78,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_manifest_is_understood() {
-        let attacks = parse("# a comment\n\n19 svm shared:without-x succeeded refused -\n").unwrap();
+        let attacks = parse("# a comment\n\n19 svm shared:without-x 2 succeeded refused -\n").unwrap();
         assert_eq!(attacks.len(), 1);
         let boots =
             |group: &str, feature: Option<&str>| Boots { group: group.into(), feature: feature.map(Into::into) };
@@ -86,8 +120,16 @@ mod tests {
         assert_eq!(Boots::parse("shared", "a"), boots("shared", None));
         assert_eq!(Boots::parse("own", "a"), boots("a", None));
         assert_eq!(Boots::parse("own:without-x", "a"), boots("a", Some("without-x")));
-        assert_eq!(attacks[0].rule, None);
+        assert_eq!((attacks[0].rule.as_ref(), attacks[0].cpus), (None, Cpus::Many));
         assert!(parse("19 svm").is_err());
+        assert!(parse("19 svm own 3 succeeded refused -").is_err());
+    }
+
+    #[test]
+    fn a_machine_has_the_cpus_its_attacks_need() {
+        assert_eq!([1, 2, 4].map(|wanted| Cpus::Any.of(wanted)), [Some(1), Some(2), Some(4)]);
+        assert_eq!([1, 2, 4].map(|wanted| Cpus::One.of(wanted)), [Some(1), None, None]);
+        assert_eq!([1, 2, 4].map(|wanted| Cpus::Many.of(wanted)), [Some(2), Some(2), Some(4)]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub enum Side {
 /// How all attacks ended.
 pub struct Results {
     release: String,
+    cpus: u32,
     attacks: Vec<Attack>,
     only_native: bool,
     ended: BTreeMap<(Side, String), Ended>,
@@ -25,12 +26,12 @@ pub struct Results {
 
 impl Results {
     /// None has ended yet.
-    pub fn new(release: &str, attacks: &[Attack], only_native: bool) -> Results {
+    pub fn new(release: &str, cpus: u32, attacks: &[Attack], only_native: bool) -> Results {
         let mut attacks = attacks.to_vec();
         if only_native {
             attacks.retain(|attack| attack.boots.feature.is_none());
         }
-        Results { release: release.to_string(), attacks, only_native, ended: BTreeMap::new() }
+        Results { release: release.to_string(), cpus, attacks, only_native, ended: BTreeMap::new() }
     }
 
     /// Takes note of what one side showed.
@@ -62,7 +63,7 @@ impl Results {
 
     /// A line per attack, and what was seen of those that ended otherwise than they must.
     pub fn text(&self) -> String {
-        let mut text = format!("{}\n", self.release);
+        let mut text = format!("{}, {} CPUs\n", self.release, self.cpus);
         let mut row = |cells: [&str; 6]| {
             let [row, name, native, secvisor, rule, ok] = cells;
             let _ = writeln!(text, "{row:5}{name:24}{native:14}{secvisor:14}{rule:20}{ok}");
@@ -106,7 +107,7 @@ impl Results {
                 "ok": self.attack_ok(attack),
             })
         });
-        json!({ "kernel": self.release, "attacks": attacks.collect::<Vec<_>>(), "ok": self.ok() })
+        json!({ "kernel": self.release, "cpus": self.cpus, "attacks": attacks.collect::<Vec<_>>(), "ok": self.ok() })
     }
 }
 
@@ -122,7 +123,7 @@ fn broken(ended: &Ended) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attack::manifest::Boots;
+    use crate::attack::manifest::{Boots, Cpus};
 
     fn ended(word: &str, rule: &str, alive: bool) -> Vec<Ended> {
         let violations = vec![format!("secvisor: violation rule={rule} cpu=0")];
@@ -135,12 +136,13 @@ mod tests {
             row: "1".into(),
             name: "a".into(),
             boots: Boots { group: "shared".into(), feature: None },
+            cpus: Cpus::Any,
             native: "succeeded".into(),
             secvisor: "refused".into(),
             rule: Some("unapproved-code".into()),
         };
         let judge = |native: &str, secvisor: &str, rule: &str, alive| {
-            let mut results = Results::new("6.1", std::slice::from_ref(&attack), false);
+            let mut results = Results::new("6.1", 1, std::slice::from_ref(&attack), false);
             results.note(Side::Native, ended(native, "", true));
             results.note(Side::SecVisor, ended(secvisor, rule, alive));
             results.ok()

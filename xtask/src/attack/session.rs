@@ -50,9 +50,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Runs these attacks until the machine is off; whichever ended it is the last that is told of.
-    pub fn run(label: &str, boot: &Boot, names: &[String]) -> Result<Vec<Ended>> {
+    /// Runs these attacks on a machine with so many CPUs until the machine is off; whichever ended it is the last that is told of.
+    pub fn run(label: &str, boot: &Boot, names: &[String], cpus: u32) -> Result<Vec<Ended>> {
         let mut machine = Machine::new(&format!("attack-{label}"));
+        machine.cpus = cpus;
         machine.extra = ["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"].map(str::to_string).to_vec();
         let guest = machine.start(boot)?;
         let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false, asleep: false };
