@@ -172,7 +172,8 @@ static void run_one(const char *name, int device)
 		tell("name=%s result=%s detail=%s", name, last, line + 2);
 	} else if (time(NULL) - start >= LIMIT_SECONDS) {
 		tell("name=%s result=hung detail=%s", name, last);
-	} else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && oops[0]) {
+	} else if (WIFSIGNALED(status) && (WTERMSIG(status) == SIGKILL || WTERMSIG(status) == SIGSEGV) && oops[0]) {
+		// An oops kills; one by #GP does it with SIGSEGV.
 		tell("name=%s result=refused detail=%s; killed: %s", name, last, oops);
 	} else {
 		tell("name=%s result=failed detail=%s; status %#x %s", name, last, status, oops);
