@@ -1,4 +1,4 @@
-// Row 27. The same entry through a second address of the I/O APIC's data register: some machines decode the low byte only.
+// Row 27. An I/O APIC entry of delivery mode INIT, written through a second address of the I/O APIC's data register: some machines decode the low byte only.
 // Source: QEMU (hw/intc/ioapic.c); 82093AA, 3.0, gives the registers by 8 address lines.
 // Ends: natively succeeded; beneath SecVisor refused, apic.
 #include "common/attack.h"
