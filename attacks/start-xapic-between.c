@@ -6,7 +6,8 @@
 
 ATTACK("start-xapic-between")
 {
-	u64 page = prepare_start(), apic = map_physical(0xfee00000, KERNEL_DATA | 0x18);
+	u64 page = prepare_start_saying("start-xapic-between", "the second CPU ran our code", 0),
+	    apic = map_physical(0xfee00000, KERNEL_DATA | 0x18);
 
 	if (set_online(1, 0))
 		failed("the second CPU stays online");

