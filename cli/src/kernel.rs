@@ -243,7 +243,10 @@ impl<'a> Kernel<'a> {
             if s.physical < covered {
                 bail!("segments overlap at {:#x}", s.physical);
             }
-            covered = s.physical + s.size;
+            covered = s
+                .physical
+                .checked_add(s.size)
+                .with_context(|| format!("a segment at {:#x} is too large", s.physical))?;
             let mut start = None;
             let mut at = 0;
             // Pages of the segment, and one step behind the last.
@@ -252,7 +255,8 @@ impl<'a> Kernel<'a> {
                 let page = &s.bytes[at..next.max(at)];
                 let address = s.address.wrapping_add(at as u64);
                 let code = self.regions.iter().any(|r| r.contains(address));
-                if code && s.physical - info.image_phys + at as u64 != address - info.image_va {
+                let offset = s.physical.wrapping_sub(info.image_phys).wrapping_add(at as u64);
+                if code && offset != address.wrapping_sub(info.image_va) {
                     bail!("code at {address:#x} is not at the image's offset in memory");
                 }
                 let wanted = !page.is_empty() && !code && page.iter().any(|b| *b != 0);

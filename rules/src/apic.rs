@@ -63,15 +63,26 @@ const ID: u32 = 0x20;
 /// Whether a register of the APIC but the command may be written: `offset` in the APIC's page (APM 2, table 16-2).
 pub fn register(offset: u32, value: u32) -> bool {
     match offset {
-        ID => false,
+        // What is reserved before the identifier is where messages go to that devices send as interrupts.
+        0..=ID => false,
         0x2f0..0x300 | 0x320..0x380 | 0x500..0x540 => value >> 8 & 7 != mode::INIT,
         _ => true,
     }
 }
 
-/// Whether a register of the I/O APIC may be written (82093AA, 3.2).
-pub fn io_register(index: u8, value: u32) -> bool {
-    index < 0x10 || index & 1 != 0 || value >> 8 & 7 != mode::INIT
+/// Addresses that are interrupt messages when a device writes them (APM 2, 16.11): not for CPUs.
+pub const MESSAGES: core::ops::Range<u64> = 0xfee0_0000..0xfef0_0000;
+
+/// Whether a register of an I/O APIC may be written: `offset` in its page, what its index register names. Other offsets
+/// may be the same registers once more.
+pub fn io_register(offset: u32, index: u8, value: u32) -> bool {
+    match offset {
+        // Index; end of interrupt.
+        0 | 0x40 => true,
+        // Data (82093AA, 3.2).
+        0x10 => index < 0x10 || index & 1 != 0 || value >> 8 & 7 != mode::INIT,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +114,10 @@ mod tests {
     fn no_vector_is_init() {
         assert!(register(0x350, 0x700) && register(0x360, 0x400) && register(0xb0, 0) && register(0x380, 0x500));
         assert!(!register(0x350, 0x500) && !register(0x320, 0x1_0500) && !register(ID, 0));
-        assert!(io_register(0x10, 0x1_0000) && io_register(0x11, 0x500) && io_register(0, 0x500));
-        assert!(!io_register(0x10, 0x500) && !io_register(0x3e, 0x1_0500));
+        assert!(!register(0, 0) && !register(0x10, 0));
+        let data = |index, value| io_register(0x10, index, value);
+        assert!(data(0x10, 0x1_0000) && data(0x11, 0x500) && data(0, 0x500) && io_register(0, 0x10, 0x500));
+        assert!(!data(0x10, 0x500) && !data(0x3e, 0x1_0500));
+        assert!(!io_register(0x110, 0, 0) && !io_register(0x100, 0, 0) && !io_register(0x11, 0, 0));
     }
 }

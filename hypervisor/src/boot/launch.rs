@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use secvisor_amd64::vmcb::Vmcb;
 use secvisor_approval::view;
+use secvisor_rules::apic::MESSAGES;
 use secvisor_rules::{Access, Frame, FrameTable, Memory, Rules};
 
 use super::guest::{self, AP_PAGE, Handover, LOW_PAGES, LowMemory};
@@ -44,6 +45,8 @@ pub enum Error {
     CommandLine,
     /// The firmware's tables do not say which CPUs there are.
     NoCpus,
+    /// The firmware has moved the local APIC.
+    ApicMoved,
     /// This CPU, by its APIC's identifier, does not answer.
     Cpu(u32),
     /// The approval has more pages than the rules can number.
@@ -67,6 +70,7 @@ impl fmt::Display for Error {
             Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
             Self::TooMuchMemory => write!(f, "this version handles memory below 512 GiB only"),
             Self::NoCpus => write!(f, "the firmware's ACPI tables do not say how many CPUs there are"),
+            Self::ApicMoved => write!(f, "the firmware has moved the local APIC from where it usually is"),
             Self::Cpu(id) => write!(f, "the CPU with APIC identifier {id:#x} does not start"),
             Self::TooManyPages => write!(f, "the approval has more pages than this version can number"),
         }
@@ -207,7 +211,11 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
     );
     let mut io_apics = [None; 16];
     io_apics.iter_mut().zip(acpi::io_apics(&boot.rsdp)).for_each(|(slot, frame)| *slot = Some(frame));
-    let apics = io_apics.into_iter().flatten().chain([Frame::containing(apic::page())]);
+    let local = MESSAGES.step_by(4096).map(Frame::containing);
+    if !MESSAGES.contains(&apic::page()) {
+        return Err(Error::ApicMoved);
+    }
+    let apics = io_apics.into_iter().flatten().chain(local);
     for frame in acpi::host_bridges(&boot.rsdp).chain(apics) {
         tables.hold(frame).map_err(|_| Error::Memory(0))?;
     }

@@ -13,13 +13,10 @@ use crate::mem::physical;
 use crate::report;
 use crate::vcpu::Vcpu;
 
-/// Offset of the I/O APIC's data register; its index register is at 0 (82093AA, 3.1).
-const IO_DATA: u64 = 0x10;
-
 impl Vcpu {
-    /// Whether a held device frame is an APIC's.
+    /// Whether a held device frame is an APIC's, or takes messages for one.
     pub(super) fn is_apic(&self, frame: Frame) -> bool {
-        frame.address() == apic::page() || self.machine.io_apics.contains(&Some(frame))
+        rules::MESSAGES.contains(&frame.address()) || self.machine.io_apics.contains(&Some(frame))
     }
 
     /// A write to an APIC's page, if the instruction is a plain store.
@@ -86,6 +83,10 @@ impl Vcpu {
 
     /// An instruction has written to an APIC's page.
     pub(crate) fn apic_written(&mut self, at: u64, value: u32) {
+        // Registers lie 16 bytes apart (APM 2, table 16-2; 82093AA, 3.1): there is nothing in between.
+        if at & 0xf != 0 {
+            return self.refuse_apic(at, value as u64);
+        }
         if at & !0xfff != apic::page() {
             return self.io_apic_written(at, value);
         }
@@ -109,8 +110,9 @@ impl Vcpu {
         let machine = self.machine;
         // Nobody else changes the index meanwhile: whoever does has to come here, too.
         let core = machine.core.lock();
-        let index = apic::read(at & !0xfff) as u8;
-        let passes = at & 0xfff != IO_DATA || rules::io_register(index, value);
+        let index = apic::read(at & !0xfff) as u8; // its register at offset 0 (82093AA, 3.1)
+        let known = self.machine.io_apics.contains(&Some(Frame::containing(at)));
+        let passes = known && rules::io_register(at as u32 & 0xfff, index, value);
         if passes {
             apic::write(at, value);
         }
