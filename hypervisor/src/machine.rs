@@ -5,7 +5,6 @@
 use secvisor_rules::port::Ports;
 use secvisor_rules::{Frame, Rules};
 
-use crate::cpu::instr;
 use crate::cpu::svm::Features;
 use crate::crowd::Crowd;
 use crate::mem::lock::Lock;
@@ -51,47 +50,36 @@ pub struct Core {
     pub suspects: Suspects,
 }
 
-/// How long another CPU is given to finish writing a page, in cycles of the time-stamp counter: a second or two.
-const GRACE: u64 = 1 << 32;
+/// How often a page is tried that another CPU may be writing, some 50 us apart: a second or two.
+const TRIES: u32 = 30_000;
 
-/// Frames that were executed and found wrong a short time ago. Where there are several CPUs one may have written half of a
-/// site when another executes beside it; only what stays wrong is a violation.
-pub struct Suspects([Suspect; 64]);
-
-#[derive(Clone, Copy)]
-struct Suspect {
-    frame: Frame,
-    since: u64,
-    last: u64,
-}
+/// Frames that were executed and found wrong. Where there are several CPUs one may have written half of a site when another
+/// executes beside it; only what stays wrong is a violation. Tries are counted, not time: the clock is the guest's to set.
+pub struct Suspects([Option<(Frame, u32)>; 64]);
 
 impl Suspects {
     /// None.
     pub const fn new() -> Self {
-        Self([Suspect { frame: Frame(u64::MAX), since: 0, last: 0 }; 64])
+        Self([None; 64])
     }
 
-    /// Whether the frame may still become right.
+    /// Whether the frame may still become right. Not if there are too many to remember.
     pub fn patience(&self, frame: Frame) -> bool {
-        let now = instr::rdtsc();
-        !self.0.iter().any(|s| s.frame == frame && now - s.last < GRACE && now - s.since >= GRACE)
+        match self.0.iter().flatten().find(|(f, _)| *f == frame) {
+            Some((_, tries)) => *tries < TRIES,
+            None => self.0.iter().any(Option::is_none),
+        }
     }
 
     /// Notes that it is wrong just now.
     pub fn note(&mut self, frame: Frame) {
-        let now = instr::rdtsc();
-        let known = self.0.iter().position(|s| s.frame == frame);
-        let oldest = || (0..self.0.len()).min_by_key(|i| self.0[*i].last).unwrap_or(0);
-        let slot = &mut self.0[known.unwrap_or_else(oldest)];
-        if slot.frame != frame || now - slot.last >= GRACE {
-            *slot = Suspect { frame, since: now, last: now };
-        }
-        slot.last = now;
+        let known = self.0.iter().position(|s| matches!(s, Some((f, _)) if *f == frame));
+        let Some(at) = known.or_else(|| self.0.iter().position(Option::is_none)) else { return };
+        self.0[at] = Some((frame, self.0[at].map_or(1, |(_, tries)| tries + 1)));
     }
 
     /// Forgets it: it has been decided.
     pub fn forget(&mut self, frame: Frame) {
-        let found = self.0.iter_mut().filter(|s| s.frame == frame);
-        found.for_each(|s| *s = Suspect { frame: Frame(u64::MAX), since: 0, last: 0 });
+        self.0.iter_mut().filter(|s| matches!(s, Some((f, _)) if *f == frame)).for_each(|s| *s = None);
     }
 }

@@ -78,7 +78,8 @@ pub struct PerCpu {
 /// All exceptions; vector 2 is reserved, NMIs have their own bit.
 pub const ALL_EXCEPTIONS: u32 = !(1 << 2);
 /// Intercepts of both views.
-pub const ALWAYS1: u32 = misc1::INIT | misc1::NMI | misc1::INVD | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN | SVM1;
+pub const ALWAYS1: u32 =
+    misc1::INIT | misc1::NMI | misc1::TASK_SWITCH | misc1::INVD | misc1::IOIO | misc1::MSR | misc1::SHUTDOWN | SVM1;
 /// As above.
 pub const ALWAYS2: u32 = misc2::VMRUN | misc2::VMMCALL | misc2::SKINIT | SVM2;
 /// The SVM instructions that would work if they were not intercepted.
@@ -268,9 +269,11 @@ impl Vcpu {
         }
         self.asked(asked);
         while self.waiting {
-            self.cpu.took_nmi();
             match self.cpu.requested() {
-                0 => idt::wait_for_nmi(),
+                0 => {
+                    idt::wait_for_nmi();
+                    self.cpu.took_nmi();
+                }
                 asked => self.asked(asked),
             }
         }

@@ -57,16 +57,19 @@ pub fn command(value: u64) -> Command {
     }
 }
 
-/// Offset of the identifier in the APIC's page: commands of SecVisor's own go by it.
-const ID: u32 = 0x20;
-
 /// Whether a register of the APIC but the command may be written: `offset` in the APIC's page (APM 2, table 16-2).
 pub fn register(offset: u32, value: u32) -> bool {
     match offset {
-        // What is reserved before the identifier is where messages go to that devices send as interrupts.
-        0..=ID => false,
-        0x2f0..0x300 | 0x320..0x380 | 0x500..0x540 => value >> 8 & 7 != mode::INIT,
-        _ => true,
+        // Task priority, end of interrupt, logical destination and its format, spurious vector, error status; the command's
+        // destination; initial count and divider of the timer.
+        0x80 | 0xb0 | 0xd0 | 0xe0 | 0xf0 | 0x280 | 0x310 | 0x380 | 0x3e0 => true,
+        // Local vectors, the extended ones included.
+        0x2f0 | 0x320 | 0x330 | 0x340 | 0x350 | 0x360 | 0x370 | 0x500 | 0x510 | 0x520 | 0x530 => {
+            value >> 8 & 7 != mode::INIT
+        }
+        // The identifier (20h, and 410h which says how long it is): commands of SecVisor's own go by it. What is reserved
+        // before it takes the messages that devices send as interrupts.
+        _ => false,
     }
 }
 
@@ -113,7 +116,7 @@ mod tests {
     #[test]
     fn no_vector_is_init() {
         assert!(register(0x350, 0x700) && register(0x360, 0x400) && register(0xb0, 0) && register(0x380, 0x500));
-        assert!(!register(0x350, 0x500) && !register(0x320, 0x1_0500) && !register(ID, 0));
+        assert!(!register(0x350, 0x500) && !register(0x320, 0x1_0500) && !register(0x20, 0) && !register(0x410, 0));
         assert!(!register(0, 0) && !register(0x10, 0));
         let data = |index, value| io_register(0x10, index, value);
         assert!(data(0x10, 0x1_0000) && data(0x11, 0x500) && data(0, 0x500) && io_register(0, 0x10, 0x500));

@@ -60,8 +60,9 @@ impl Rules<'_> {
                 // None of the instruction's bytes may be unverified. Before user mode runs, instructions begin where
                 // the approval says, so that none reaches into a site from before; later any could come.
                 let (at, longest) = ((va & 0xfff) as usize, if self.booted { MAX_STEP } else { 1 });
-                // Where the page is mapped twice in a row, they may run on at its beginning.
-                let wraps = site.start < (at + longest).saturating_sub(PAGE);
+                // They may run on at the beginning of the next page, which may be this one, too.
+                let over = (at + MAX_STEP).saturating_sub(PAGE).min(longest);
+                let wraps = site.start < over;
                 if made(Check::Reach) && (at < site.end && site.start < at + longest || wraps) {
                     return match init {
                         _ if circumstances.patience => Verdict::Wait,

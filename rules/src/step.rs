@@ -40,7 +40,8 @@ pub enum Event {
     KernelFetch {
         /// The frame.
         frame: Frame,
-        /// Guest-virtual address of the instruction, or of the page's first byte if it begins in the page before.
+        /// Guest-virtual: the page that the frame is fetched as, and the offset at which the instruction begins, be it in this
+        /// page or in the one before. The offset is the processor's, so no page table has a say in it.
         va: u64,
         /// The last thing this CPU did was to write this frame with an instruction in it.
         patching: bool,

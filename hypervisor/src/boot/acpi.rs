@@ -28,18 +28,20 @@ fn madt(rsdp: &[u8; 36]) -> Option<impl Iterator<Item = (u8, &'static [u8])>> {
 /// may be plugged in later are left out: nobody can start them.
 pub fn cpus(rsdp: &[u8; 36]) -> Option<impl Iterator<Item = u32>> {
     let enabled = |entry: &[u8], at: usize| entry.len() >= at + 4 && u32_at(entry, at) & 1 != 0;
-    Some(madt(rsdp)?.filter_map(move |(kind, entry)| match kind {
+    let id = move |(kind, entry): (u8, &[u8])| match kind {
         0 if enabled(entry, 4) => Some(entry[3] as u32),
         9 if enabled(entry, 8) => Some(u32_at(entry, 4)),
         _ => None,
-    }))
+    };
+    // Some firmware lists a CPU in both ways.
+    let before =
+        move |n: usize, id_of: u32| madt(rsdp).into_iter().flatten().filter_map(id).take(n).any(|i| i == id_of);
+    Some(madt(rsdp)?.filter_map(id).enumerate().filter(move |(n, id)| !before(*n, *id)).map(|(_, id)| id))
 }
 
-/// Frames of the I/O APICs.
-pub fn io_apics(rsdp: &[u8; 36]) -> impl Iterator<Item = Frame> {
-    let of = |(kind, entry): (u8, &[u8])| {
-        (kind == 1 && entry.len() >= 8).then(|| Frame::containing(u32_at(entry, 4) as u64))
-    };
+/// Addresses of the I/O APICs.
+pub fn io_apics(rsdp: &[u8; 36]) -> impl Iterator<Item = u64> {
+    let of = |(kind, entry): (u8, &[u8])| (kind == 1 && entry.len() >= 8).then(|| u32_at(entry, 4) as u64);
     madt(rsdp).into_iter().flatten().filter_map(of)
 }
 

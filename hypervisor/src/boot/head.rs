@@ -137,6 +137,7 @@ ap_far:
     .short 24
     .global ap_start16_end
 ap_start16_end:
+    .code64
 
     .section .bss
     .balign 4096

@@ -45,6 +45,8 @@ pub enum Error {
     CommandLine,
     /// The firmware's tables do not say which CPUs there are.
     NoCpus,
+    /// There are too many I/O APICs, or one is not at the beginning of a page.
+    IoApics,
     /// The firmware has moved the local APIC.
     ApicMoved,
     /// This CPU, by its APIC's identifier, does not answer.
@@ -70,6 +72,9 @@ impl fmt::Display for Error {
             Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
             Self::TooMuchMemory => write!(f, "this version handles memory below 512 GiB only"),
             Self::NoCpus => write!(f, "the firmware's ACPI tables do not say how many CPUs there are"),
+            Self::IoApics => {
+                write!(f, "the machine has more I/O APICs than this version holds, or one in an odd place")
+            }
             Self::ApicMoved => write!(f, "the firmware has moved the local APIC from where it usually is"),
             Self::Cpu(id) => write!(f, "the CPU with APIC identifier {id:#x} does not start"),
             Self::TooManyPages => write!(f, "the approval has more pages than this version can number"),
@@ -210,7 +215,10 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
         kept_bytes / 1024
     );
     let mut io_apics = [None; 16];
-    io_apics.iter_mut().zip(acpi::io_apics(&boot.rsdp)).for_each(|(slot, frame)| *slot = Some(frame));
+    for (i, at) in acpi::io_apics(&boot.rsdp).enumerate() {
+        let slot = io_apics.get_mut(i).filter(|_| at.is_multiple_of(4096)).ok_or(Error::IoApics)?;
+        *slot = Some(Frame::containing(at));
+    }
     let local = MESSAGES.step_by(4096).map(Frame::containing);
     if !MESSAGES.contains(&apic::page()) {
         return Err(Error::ApicMoved);

@@ -67,10 +67,9 @@ pub fn send(to: u32, command: u32) {
     write(page + DESTINATION, destination);
 }
 
-/// Sends a command of the guest's in x2APIC mode. The rules have allowed it.
-pub fn send_x2apic(command: u64) {
-    // SAFETY: as above; no reserved bit is set.
-    unsafe { instr::wrmsr(X2APIC_COMMAND, command) };
+/// Whether MSRs are used in place of the page.
+pub fn x2apic_mode() -> bool {
+    base().1
 }
 
 fn wait(page: u64) {

@@ -23,7 +23,9 @@ impl Vcpu {
     pub(super) fn apic_store(&mut self, at: u64) -> bool {
         let Some((value, len)) = self.store() else { return false };
         self.apic_written(at, value);
-        self.skip(len);
+        // The next RIP is kept for intercepted instructions only (APM 2, 15.7.1).
+        self.vmcb.save.rip += len;
+        self.vmcb.control.interrupt_shadow = 0;
         true
     }
 
@@ -73,12 +75,14 @@ impl Vcpu {
         .map(|value| value as u32)
     }
 
-    /// WRMSR of the x2APIC's command register.
-    pub(super) fn x2apic_command(&mut self, value: u64) {
-        if self.command(value) {
-            apic::send_x2apic(value);
+    /// WRMSR of the x2APIC's command register: whether the processor is to execute it, with its own checks.
+    pub(super) fn x2apic_command(&mut self, value: u64) -> bool {
+        // In xAPIC mode it is #GP.
+        let executed = !apic::x2apic_mode() || self.command(value);
+        if !executed {
+            self.skip(2);
         }
-        self.skip(2);
+        executed
     }
 
     /// An instruction has written to an APIC's page.

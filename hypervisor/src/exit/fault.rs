@@ -75,7 +75,10 @@ impl Vcpu {
         let machine = self.machine;
         let mut core = machine.core.lock();
         let patience = machine.crowd.cpus.len() > 1 && core.suspects.patience(frame);
-        let verdict = self.step(&mut core, RulesEvent::KernelFetch { frame, va, patching, patience });
+        let verdict = self.step(
+            &mut core,
+            RulesEvent::KernelFetch { frame, va: va & !0xfff | self.linear_rip() & 0xfff, patching, patience },
+        );
         match verdict {
             Verdict::Step(_) if self.open_window(&core, Purpose::SelfPatch, [Some(frame), None]) => return,
             Verdict::Wait => core.suspects.note(frame),

@@ -55,8 +55,9 @@ impl Vcpu {
             Exit::Init => self.stop("INIT: this version cannot keep a CPU beneath it through INIT"),
             Exit::Shutdown => self.shutdown(),
             Exit::Iret => self.iret(),
-            // Flags are intercepted in windows only, task switches never.
-            Exit::Flags | Exit::TaskSwitch => self.unexpected(exit),
+            Exit::TaskSwitch => self.task_switch(),
+            // Intercepted in windows only.
+            Exit::Flags => self.unexpected(exit),
             Exit::Invalid => self.stop("the guest's state is one the processor does not run"),
             Exit::Unknown(_) => self.unexpected(exit),
         }
@@ -112,6 +113,12 @@ impl Vcpu {
         }
         self.violation(Violation { rule: Rule::Instruction, frame: Frame(0), nearest: None });
         self.deliver(Event::exception(vector::UD));
+    }
+
+    /// There are none in long mode; in legacy modes one could change the privilege level unseen.
+    fn task_switch(&mut self) {
+        self.violation(Violation { rule: Rule::Instruction, frame: Frame(0), nearest: None });
+        self.deliver(Event::exception_with(vector::GP, 0));
     }
 
     /// A triple fault. What a machine does: reset.

@@ -65,11 +65,13 @@ impl Vcpu {
 
     /// A write of a register that is not kept here.
     fn other_msr(&mut self, number: u32, value: u64) {
-        if number == msr_rules::X2APIC_ICR {
-            return self.x2apic_command(value);
-        }
-        // SAFETY: asked for registers that every processor with SVM has.
-        match msr_rules::write(number, value, || unsafe { instr::rdmsr(number) }) {
+        let decision = match number {
+            msr_rules::X2APIC_ICR if self.x2apic_command(value) => MsrWrite::Allow,
+            msr_rules::X2APIC_ICR => return,
+            // SAFETY: asked for registers that every processor with SVM has.
+            _ => msr_rules::write(number, value, || unsafe { instr::rdmsr(number) }),
+        };
+        match decision {
             MsrWrite::Allow => {
                 self.let_msr(number, true);
                 if !self.open_msr_window(number) {

@@ -2,6 +2,7 @@
 //!
 //! With limits of 0 every selector faults with itself as the error code. If the descriptor is one a program may load,
 //! the instruction runs once in the kernel view, where of all user memory only its own page is executable.
+use secvisor_amd64::reg;
 use secvisor_rules::{Frame, Rule, Violation};
 
 use crate::mem::physical;
@@ -18,7 +19,9 @@ impl Vcpu {
     pub(super) fn segment_load(&mut self) -> bool {
         let selector = self.vmcb.control.exit_info1;
         let in_idt = selector & 2 != 0;
-        if selector & 0xfff8 == 0 && selector & 4 == 0 || in_idt || selector > 0xffff {
+        // In legacy modes a selector could name a task.
+        let legacy = self.vmcb.save.efer & reg::EFER_LMA == 0;
+        if legacy || selector & 0xfff8 == 0 && selector & 4 == 0 || in_idt || selector > 0xffff {
             return false;
         }
         self.note_paging();
@@ -33,8 +36,8 @@ impl Vcpu {
         let rip = self.linear_rip();
         let machine = self.machine;
         let core = machine.core.lock();
-        // Data frames only: what a window opens on must not be anything that is protected.
-        let data = |frame: &Frame| core.rules.frames().is_data(*frame);
+        // Data frames only: what a window opens on must not be anything that is protected, nor frozen for another CPU's window.
+        let data = |frame: &Frame| core.rules.frames().is_data(*frame) && !core.tables.is_held(*frame);
         let frame = |va: u64| self.walk(va).map(Frame::containing).filter(data);
         let first = frame(rip);
         let last = frame(rip + 14).filter(|last| first != Some(*last));

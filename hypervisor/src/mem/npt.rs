@@ -172,7 +172,7 @@ impl NestedTables {
     fn take(&mut self) -> Result<usize, Full> {
         if self.free != 0 {
             let table = self.free;
-            self.free = self.tables[table].get(0) as usize;
+            self.free = (self.tables[table].get(0) >> 12) as usize;
             return Ok(table);
         }
         if self.used == self.tables.len() {
@@ -198,7 +198,8 @@ impl NestedTables {
                         let plain_at = |j: usize| self.tables[table].get(j) == (first + j as u64 * 4096) | plain;
                         if (0..ENTRIES).all(plain_at) {
                             self.tables[directory].set(i, first | plain | LARGE);
-                            self.tables[table].set(0, self.free as u64);
+                            // Not present, should a walk come through here before all have flushed.
+                            self.tables[table].set(0, (self.free as u64) << 12);
                             self.free = table;
                         }
                     }
@@ -280,7 +281,7 @@ impl NestedTables {
         Ok(())
     }
 
-    /// Whether a device frame is read-only.
+    /// Whether a frame is read-only in the kernel view: a device frame that is held, or one that is frozen or approved.
     pub fn is_held(&self, frame: Frame) -> bool {
         let mut table = View::Kernel as usize;
         for shift in [27, 18, 9] {
