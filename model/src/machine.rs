@@ -543,9 +543,7 @@ impl Step<'_, '_> {
         self.flush |= self.has(Part::FlushWindow);
         if window.purpose == Purpose::SelfPatch {
             self.cpu().patching = window.frames[0];
-            if self.has(Part::WindowWrite) {
-                self.patched(window.frames[0]);
-            }
+            self.patched(window.frames[0]);
         }
         match window.purpose {
             Purpose::Segment if self.cpu().user && stepped => self.enter_user(),

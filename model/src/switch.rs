@@ -31,7 +31,6 @@ parts! {
     WindowSyscall: "SYSCALL and SYSRET, which change the trap flag before it counts, are off in a window";
     WindowEvent: "no event is delivered into an open window";
     WindowData: "a window for a segment load opens on data only";
-    WindowWrite: "what was written in a window is reported to the rules";
     Scratch: "in a window absent memory is a frame of ones, not the hypervisor's";
     Exceptions: "the user view intercepts exceptions";
     Interrupts: "the user view intercepts interrupts";

@@ -155,7 +155,7 @@ impl Outcome {
             let period = self.secvisor.periods.get(name)?;
             Some((period.exits - 2.0 * period.calls as f64).max(0.0) / period.ticks.max(1) as f64)
         };
-        limit("exits of a tick of an idle CPU", 3.0, per_tick("idle-second"));
+        limit("exits of a tick of an idle CPU", 4.0, per_tick("idle-second"));
         limit("exits of a tick in the kernel", 2.0 + ROUNDING, per_tick("kernel-ticks"));
         limit("exits of a tick in user mode", 4.0 + ROUNDING, per_tick("user-ticks"));
         let cpuid = self.secvisor.workload.get("cpuid").copied().unwrap_or(0.0);
