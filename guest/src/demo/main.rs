@@ -34,6 +34,7 @@ const STEPS: [(&str, Step); 9] = [
 fn main() -> ExitCode {
     let result = match std::env::args().nth(1) {
         None => all(),
+        Some(word) if word == modules::LOAD => modules::load(&std::env::args().nth(2).unwrap_or_default()),
         Some(name) => one(&name),
     };
     match result {

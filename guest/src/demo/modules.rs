@@ -10,9 +10,23 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
 
-/// Loads a module by busybox's insmod.
+/// The argument with which this program does nothing but load a module.
+pub const LOAD: &str = "load";
+
+/// Loads a module in a process of its own.
 pub fn insert(path: &str) -> Result<(), Outcome> {
-    run("insmod", &[path])
+    run("/proc/self/exe", &[LOAD, path])
+}
+
+/// Loads a module by init_module, not finit_module: since 6.5 Linux keeps a list of the latter's callers on their stacks,
+/// and goes on to use what a caller has left there that was killed by a refusal.
+pub fn load(path: &str) -> io::Result<()> {
+    let module = fs::read(path)?;
+    // SAFETY: the kernel reads a buffer of that length and an empty string.
+    match unsafe { libc::syscall(libc::SYS_init_module, module.as_ptr(), module.len(), c"".as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn remove(name: &str) -> Result<(), Outcome> {
