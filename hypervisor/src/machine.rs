@@ -50,8 +50,8 @@ pub struct Core {
     pub suspects: Suspects,
 }
 
-/// How often a page is tried that another CPU may be writing, some 50 us apart: a second or two.
-const TRIES: u32 = 30_000;
+/// How often a page is tried that another CPU may be writing, 50 us apart or more: 50 ms at least, and a second in QEMU.
+const TRIES: u32 = 1_000;
 
 /// Frames that were executed and found wrong. Where there are several CPUs one may have written half of a site when another
 /// executes beside it; only what stays wrong is a violation. Tries are counted, not time: the clock is the guest's to set.

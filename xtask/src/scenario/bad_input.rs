@@ -29,7 +29,7 @@ const fn case(name: &'static str, cause: &'static str, spoil: fn(&mut Start)) ->
 const VERSION_OFFSET: usize = 8;
 
 /// Everything that is tried.
-pub const CASES: [Case; 15] = [
+pub const CASES: [Case; 14] = [
     case("approval-truncated", "the approval is truncated", |start| start.approval.truncate(start.approval.len() - 1)),
     case("approval-cut-to-its-first-bytes", "the approval is truncated", |start| start.approval.truncate(20)),
     case("approval-corrupted", "the file is damaged", |start| {
@@ -52,7 +52,6 @@ pub const CASES: [Case; 15] = [
     case("command-line-too-long", "the command line is too long", |start| start.cmdline().extend(["x"; 3000])),
     case("no-svm", "the processor has no SVM", |start| start.machine.cpu += ",svm=off"),
     case("no-nested-paging", "the processor has no nested paging", |start| start.machine.cpu += ",npt=off"),
-    case("two-cpus", "the machine has 2 CPUs", |start| start.machine.cpus = 2),
     case("little-memory", "too little memory", |start| start.machine.memory_mib = 128),
     case("tiny-memory", "memory", |start| start.machine.memory_mib = 64),
 ];
