@@ -5,8 +5,8 @@ use std::arch::asm;
 /// "SVC" and the number of the function: 0, status. The only one there is.
 const STATUS: u64 = 0x5356_4300;
 
-/// The last counter of those that are not exits.
-const LAST_COUNTER: u64 = 14;
+/// Indices between the counters: behind those of the exits, and between those of shoot-downs and the kept violations.
+const GAPS: [std::ops::Range<u64>; 2] = [28..32, 34..256];
 
 /// Where the exits' counters start.
 const FIRST_EXIT: u64 = 16;
@@ -49,7 +49,7 @@ pub fn wild(times: u64) -> String {
             changed += 1;
         }
     }
-    let gaps = (LAST_COUNTER + 1..FIRST_EXIT).filter(|&index| call(STATUS, index, [0; 10]).0 != u64::MAX).count();
+    let gaps = GAPS.into_iter().flatten().filter(|&index| call(STATUS, index, [0; 10]).0 != u64::MAX).count();
     let moved = call(STATUS, 8, [0; 10]).0 != violations;
     format!("refused={refused} answered={answered} changed={changed} gaps={gaps} violations-moved={}", u8::from(moved))
 }
