@@ -1,10 +1,13 @@
-// Row 16. The function tracer: every site of ftrace may call, some a trampoline made at run time.
+// Row 16. The function tracer of an instance: its trampoline is for an ftrace_ops in memory that Linux allocates.
 // Source: ftrace as a hooking engine (TheXcellerator's series).
-// Ends: natively succeeded; beneath SecVisor restored: the call of a trampoline is no value of the site, and is taken away, tampered.
+// Ends: natively succeeded; beneath SecVisor restored: no such trampoline is approved, so its call is no value of the site, and is taken away, tampered.
 #include "common/attack.h"
 #include <errno.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
+
+#define INSTANCE "/sys/kernel/tracing/instances/attack/"
 
 ATTACK("ftrace-trampoline")
 {
@@ -13,13 +16,15 @@ ATTACK("ftrace-trampoline")
 	int error;
 
 	mount("trace", "/sys/kernel/tracing", "tracefs", 0, NULL);
-	write_file("/sys/kernel/tracing/set_ftrace_filter", VICTIM "\n");
+	if (mkdir(INSTANCE, 0700))
+		failed("no instance: %s", strerror(errno));
+	write_file(INSTANCE "set_ftrace_filter", VICTIM "\n");
 	about_to("trace a function");
-	if ((error = write_file("/sys/kernel/tracing/current_tracer", "function\n")))
+	if ((error = write_file(INSTANCE "current_tracer", "function\n")))
 		refused("no tracer: %s", strerror(error));
 	victim();
-	read_file("/sys/kernel/tracing/trace", text, sizeof(text));
-	write_file("/sys/kernel/tracing/current_tracer", "nop\n");
+	read_file(INSTANCE "trace", text, sizeof(text));
+	write_file(INSTANCE "current_tracer", "nop\n");
 	if (strstr(text, VICTIM " <-"))
 		succeeded("the function was traced");
 	if (victim() == before)

@@ -7,7 +7,7 @@
 /// First eight bytes of every approval.
 pub const MAGIC: [u8; 8] = *b"SECVISOR";
 /// Version of this layout. A reader refuses every other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Size of the header in bytes; the reserved signature area is part of it.
 pub const HEADER_LEN: usize = 1024;
 /// Offset of the checksum in the header; read as zero when the checksum is computed.
@@ -29,7 +29,7 @@ pub enum Section {
     Info,
     /// [`Region`] records; those of the kernel first.
     Regions,
-    /// [`Module`] records: that of the AP trampoline, then those of modules, sorted by name.
+    /// [`Module`] records: that of the AP trampoline, those of tracers, then those of modules, sorted by name.
     Modules,
     /// [`Var`] records.
     Vars,
@@ -160,12 +160,16 @@ pub enum RegionKind {
     ModuleText,
     /// A module's init text; freed after the module's init function.
     ModuleInit,
+    /// The function tracer's entry code, copied for one `ftrace_ops`; freed when nothing is traced with it.
+    Tracer,
 }
 
 impl RegionKind {
     /// Decodes a stored kind.
     pub fn new(raw: u32) -> Option<Self> {
-        [Self::KernelText, Self::KernelInit, Self::ModuleText, Self::ModuleInit].get(raw as usize).copied()
+        [Self::KernelText, Self::KernelInit, Self::ModuleText, Self::ModuleInit, Self::Tracer]
+            .get(raw as usize)
+            .copied()
     }
 }
 
@@ -281,12 +285,14 @@ pub enum SiteKind {
     Jump2,
     /// Jump label of 5 bytes: `0f 1f 44 00 00` or `e9 arg`.
     Jump5,
-    /// `call __fentry__` at link time, then a NOP or a call of `ftrace_caller`/`ftrace_regs_caller`.
+    /// `call __fentry__` at link time, then a NOP or a call of `ftrace_caller`, `ftrace_regs_caller` or a
+    /// [`RegionKind::Tracer`] that is approved.
     Ftrace,
     /// Static call, 5 bytes: at link time `e8` to expression `index` + `arg`; then `e8` to any function, NOP5,
     /// or `2e 2e 2e 31 c0`.
     StaticCall,
-    /// Static tail call, 5 bytes: at link time `e9` to expression `index` + `arg`; then `e9` to any function or a return.
+    /// Static tail call, 5 bytes: at link time `e9` to expression `index` + `arg`; then `e9` to any function or a
+    /// return.
     StaticJump,
     /// Static-call trampoline, 8 bytes: as [`Self::StaticJump`], then always `0f b9 cc`.
     Trampoline,

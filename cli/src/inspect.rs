@@ -35,13 +35,14 @@ pub struct Summary {
     data_bytes: u64,
     kernel: Part,
     trampoline: Part,
+    tracers: Part,
     modules: usize,
     module_code: Part,
     templates: usize,
     expressions: usize,
 }
 
-/// Code of the kernel, of the AP trampoline or of the modules.
+/// Code of the kernel, of the AP trampoline, of the tracers or of the modules.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Part {
     regions: usize,
@@ -104,11 +105,12 @@ impl Approval<'_> {
     /// The whole approval in figures.
     pub fn summary(&self) -> Summary {
         let v = &self.view;
-        let [mut kernel, mut trampoline, mut module_code] = [(); 3].map(|()| Part::default());
+        let [mut kernel, mut trampoline, mut tracers, mut module_code] = [(); 4].map(|()| Part::default());
         for region in v.regions.iter() {
             let part = match region.module {
                 NONE => &mut kernel,
                 m if is_trampoline(v, m) => &mut trampoline,
+                m if is_tracer(v, m) => &mut tracers,
                 _ => &mut module_code,
             };
             part.regions += 1;
@@ -127,6 +129,7 @@ impl Approval<'_> {
             data_bytes: self.launch.runs.iter().map(|r| r.len).sum(),
             kernel,
             trampoline,
+            tracers,
             modules: modules(v),
             module_code,
             templates: v.templates.len(),
@@ -182,6 +185,7 @@ impl Approval<'_> {
                 Some(RegionKind::KernelInit) => "kernel init text",
                 Some(RegionKind::ModuleText) => "text",
                 Some(RegionKind::ModuleInit) => "init text",
+                Some(RegionKind::Tracer) => "tracer",
                 None => "unknown",
             },
             base: if kernel { format!("{:#x}", region.base) } else { "chosen by Linux".to_owned() },
@@ -415,9 +419,16 @@ fn is_trampoline(view: &View<'_>, module: u32) -> bool {
     vars.any(|v| v.class == VarClass::Low as u32)
 }
 
-/// Number of modules, not counting the AP trampoline.
+/// Whether a module stands for a copy of ftrace's entry code.
+fn is_tracer(view: &View<'_>, module: u32) -> bool {
+    let module = view.modules.at(module as usize);
+    let mut regions = view.regions.range(module.first_region as usize, module.regions as usize);
+    regions.any(|r| r.kind == RegionKind::Tracer as u32)
+}
+
+/// Number of modules, not counting the AP trampoline and tracers.
 pub fn modules(view: &View<'_>) -> usize {
-    (0..view.modules.len() as u32).filter(|m| !is_trampoline(view, *m)).count()
+    (0..view.modules.len() as u32).filter(|m| !is_trampoline(view, *m) && !is_tracer(view, *m)).count()
 }
 
 /// What a condition is called.
@@ -469,6 +480,8 @@ impl std::fmt::Display for Summary {
         figures(&mut out, &self.kernel);
         let _ = writeln!(out, "AP trampoline");
         figures(&mut out, &self.trampoline);
+        let _ = writeln!(out, "Tracers");
+        figures(&mut out, &self.tracers);
         let _ = writeln!(out, "{} modules", self.modules);
         if self.modules > 0 {
             figures(&mut out, &self.module_code);

@@ -18,7 +18,7 @@ use crate::relocs::{self, Relocs};
 use crate::sites::Counts;
 use crate::symbols::KernelSymbols;
 use crate::trampoline::Trampoline;
-use crate::{gather, kallsyms, nops};
+use crate::{gather, kallsyms, nops, tracer};
 
 /// What an approval adds to the kernel's command line, each with its reason.
 pub const CMDLINE: &[(&str, &str)] = &[
@@ -174,13 +174,13 @@ impl<'a> Kernel<'a> {
         Emitter::new(self.flavor, self.thunks.clone(), self.indirect_array)
     }
 
-    /// Adds runs, regions and the AP trampoline, and gives the facts. Modules follow.
+    /// Adds runs, regions, the AP trampoline and the tracers, and gives the facts. Modules follow.
     pub fn emit(&self, emitter: &mut Emitter) -> Result<(Info, Counts)> {
         let info = self.info(emitter)?;
         self.runs(&info, emitter)?;
         let gathered = gather::gather(self)?;
         let mut counts = gathered.counts;
-        let mut all = gathered.sites.into_iter().peekable();
+        let mut all = gathered.sites.iter().cloned().peekable();
         for region in &self.regions {
             let mut defs = Vec::new();
             while let Some(site) = all.next_if(|s| s.address < region.end()) {
@@ -199,6 +199,7 @@ impl<'a> Kernel<'a> {
             bail!("patch site at {:#x} behind all code", site.address);
         }
         self.trampoline.emit(&mut emitter.builder)?;
+        tracer::emit(self, &gathered.sites, emitter)?;
         counts.regions = self.regions.len();
         counts.pages = self.regions.iter().map(|r| r.bytes.len() / PAGE).sum();
         Ok((info, counts))

@@ -26,4 +26,5 @@ pub mod nops;
 pub mod relocs;
 pub mod sites;
 pub mod symbols;
+pub mod tracer;
 pub mod trampoline;

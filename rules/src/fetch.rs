@@ -7,8 +7,8 @@ use crate::site::{Bindings, Phase};
 use crate::step::OutOfTables;
 use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
 
-/// Most bytes that may run before a trap flag takes effect: an instruction has up to 15 (APM 3, 1.1), and one that loads
-/// SS puts the trap off until after the next.
+/// Most bytes that may run before a trap flag takes effect: an instruction has up to 15 (APM 3, 1.1), and one that
+/// loads SS puts the trap off until after the next.
 const MAX_STEP: usize = 30;
 
 impl Rules<'_> {
@@ -71,6 +71,9 @@ impl Rules<'_> {
                     };
                 }
                 Verdict::Step(proof)
+            }
+            Err(_) if self.meet_tracers(machine, frame, va) => {
+                self.verify_kernel(machine, frame, page, va, circumstances)
             }
             Err(_) if circumstances.patience => Verdict::Wait,
             Err(Mismatch(at)) if init && made(Check::InitPutBack) => {

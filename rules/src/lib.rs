@@ -36,6 +36,7 @@ pub mod port;
 mod site;
 mod state;
 mod step;
+mod tracer;
 mod violation;
 mod write;
 

@@ -45,22 +45,23 @@ impl Rules<'_> {
         if misplaced {
             return self.refuse(Rule::UnapprovedCode, frame, None);
         }
-        let live = self.page_bound_at(va);
-        if let Some(page) = live {
+        let mut wrong = None;
+        if let Some(page) = self.page_bound_at(va) {
             let place = Place { page, va, phase: Phase::Loaded, circumstances };
             let mut binds = Bindings::new(0..0);
             match self.compare(machine, frame, &place, &mut binds) {
                 Ok(found) => return self.accept(machine, frame, &place, found, &binds),
-                Err(at) => {
-                    if let Some(verdict) = self.search(machine, frame, va, circumstances) {
-                        return verdict;
-                    }
-                    return self.tampered_or_recycled(machine, frame, &place, at);
-                }
+                Err(at) => wrong = Some((place, at)),
             }
         }
-        match self.search(machine, frame, va, circumstances) {
-            Some(verdict) => verdict,
+        if let Some(verdict) = self.search(machine, frame, va, circumstances) {
+            return verdict;
+        }
+        if self.meet_tracers(machine, frame, va) {
+            return self.verify_module(machine, frame, va, patience);
+        }
+        match wrong {
+            Some((place, at)) => self.tampered_or_recycled(machine, frame, &place, at),
             None => self.refuse(Rule::UnapprovedCode, frame, self.nearest(machine, frame)),
         }
     }
@@ -76,7 +77,7 @@ impl Rules<'_> {
 
     /// Looks for a page of any module that the frame is, at this address: first as a further page of an instance there
     /// is, then as one of a module placed anew, then as one whose neighbours have been placed anew too.
-    fn search(
+    pub(crate) fn search(
         &mut self,
         machine: &mut impl Machine,
         frame: Frame,
@@ -180,7 +181,8 @@ impl Rules<'_> {
             self.vars[*var as usize] = *value;
         }
         // What was taken as unbound is bound now, and the pages beside this one are known to be, or not to be, of the
-        // same instance. Where two modules were found in one place, what this page is placed by or refers to may be gone.
+        // same instance. Where two modules were found in one place, what this page is placed by or refers to may be
+        // gone.
         let mut rest = Bindings::new(0..0);
         if again && made(Check::Again) {
             match self.compare(machine, frame, place, &mut rest) {
@@ -201,8 +203,8 @@ impl Rules<'_> {
         inside == (place.page - region.first_page) as u64 * PAGE as u64
     }
 
-    /// Ends what other modules have where the code of this variable is placed: an instance that Linux has unloaded, or the
-    /// init text it has freed. Whether there was any.
+    /// Ends what other modules have where the code of this variable is placed: an instance that Linux has unloaded, or
+    /// the init text it has freed. Whether there was any.
     fn end_overlapped(&mut self, machine: &mut impl Machine, var: u32, base: u64) -> bool {
         let own = self.view.vars.at(var as usize).module;
         let code = |r: &Region| r.module != NONE && r.base == var as u64;
@@ -291,17 +293,20 @@ impl Rules<'_> {
         let region = self.view.regions.at(self.view.region_of_page(place.page));
         let live = self.places[place.page as usize] as u64 == frame.0 || !made(Check::Live);
         let text = region.kind == RegionKind::ModuleText as u32 || !made(Check::ModuleInit);
-        if live && text && (similar() || !made(Check::Similar)) {
+        if live && (similar() || !made(Check::Similar)) {
+            // A tracer is written while it is in use, too.
             if place.circumstances.patience {
                 return Verdict::Wait;
             }
-            return self.put_back(machine, frame, place, at);
+            if text {
+                return self.put_back(machine, frame, place, at);
+            }
         }
         self.refuse(Rule::UnapprovedCode, frame, nearest)
     }
 
-    /// The module page a frame comes closest to, for the report: three quarters of the page's bytes, not counting zeros,
-    /// are in the frame.
+    /// The module page a frame comes closest to, for the report: three quarters of the page's bytes, not counting
+    /// zeros, are in the frame.
     fn nearest(&self, machine: &impl Machine, frame: Frame) -> Option<(u32, u16)> {
         if self.counters.refused > NAMED {
             return None;

@@ -77,7 +77,8 @@ impl Rules<'_> {
             NONE => 0,
             module => self.view.modules.at(module as usize).first_expr as usize,
         };
-        Context { view: &self.view, vars: self.vars, choices: &self.choices, phase: place.phase, first_expr }
+        let (view, vars, choices) = (&self.view, &*self.vars, &self.choices);
+        Context { view, vars, choices, tracers: self.tracers(), phase: place.phase, first_expr }
     }
 
     /// Compares the frozen `frame` with a page of the approval. `INV-1`, `INV-2`: the caller has frozen it.

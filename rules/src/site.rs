@@ -9,6 +9,7 @@ use secvisor_approval::wire::{
 
 use crate::check::{Check, made};
 use crate::choice::Choices;
+use crate::tracer::Tracers;
 
 /// Bytes of a site as found in memory. Of a site that straddles two pages only one part may be known.
 pub(crate) struct Seen<'s> {
@@ -120,6 +121,7 @@ pub(crate) struct Context<'c, 'a> {
     pub view: &'c View<'a>,
     pub vars: &'c [u64],
     pub choices: &'c Choices,
+    pub tracers: Tracers<'c, 'a>,
     pub phase: Phase,
     /// Index of the first expression of the region's module; 0 for the kernel.
     pub first_expr: usize,
@@ -298,11 +300,12 @@ impl<'a> Context<'_, 'a> {
 
     fn ftrace(&self, va: u64, seen: &Seen<'_>) -> bool {
         let info = &self.view.info;
-        let calls = [info.ftrace_caller, info.ftrace_regs_caller].map(|f| branch(0xe8, va, f));
-        seen.is(&NOP5)
-            || calls.iter().any(|c| seen.is(c) || seen.pokes(&NOP5, c))
-            || seen.pokes(&calls[0], &calls[1])
-            || self.phase == Phase::Boot && seen.is(&branch(0xe8, va, info.fentry))
+        let may_be = |value: [u8; 5]| seen.is(&value) || seen.pokes(&value, &value);
+        let call = |target| branch(0xe8, va, target);
+        may_be(NOP5)
+            || [info.ftrace_caller, info.ftrace_regs_caller].into_iter().any(|caller| may_be(call(caller)))
+            || self.tracers.live().any(|tracer| may_be(call(tracer)))
+            || self.phase == Phase::Boot && seen.is(&call(info.fentry))
     }
 
     fn link_form(&self, opcode: u8, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {

@@ -1,4 +1,6 @@
 //! All that the rules remember, owned in one place
+use core::ops::Range;
+
 use secvisor_approval::view::View;
 use secvisor_approval::wire::{Info, RegionKind};
 use secvisor_approval::{PAGE, PageBytes};
@@ -49,6 +51,8 @@ pub struct Rules<'a> {
     pub(crate) vars: &'a mut [u64],
     pub(crate) choices: Choices,
     pub(crate) kernel_frame: Frame,
+    /// The regions among which the tracers are.
+    pub(crate) tracers: Range<usize>,
     pub(crate) booted: bool,
     pub(crate) init_pages: u32,
     pub(crate) init_approved: u32,
@@ -67,7 +71,11 @@ impl<'a> Rules<'a> {
         vars.fill(0);
         let init = view.regions.iter().filter(|r| r.kind == RegionKind::KernelInit as u32);
         let init_pages = init.map(|r| r.pages).sum();
+        let tracer = |r: &secvisor_approval::wire::Region| r.kind == RegionKind::Tracer as u32;
+        let first = view.regions.iter().position(|r| tracer(&r)).unwrap_or(0);
+        let last = view.regions.iter().enumerate().filter(|(_, r)| tracer(r)).last();
         Self {
+            tracers: first..last.map_or(first, |(i, _)| i + 1),
             view,
             pages,
             frames,

@@ -10,6 +10,7 @@ mod patching;
 mod stage;
 mod storm;
 mod sweep;
+mod tracer;
 mod usermode;
 
 use crate::attack;
@@ -46,6 +47,8 @@ pub fn all() -> Vec<Scenario> {
     every.staged("usermode", usermode::same_lines);
     every.staged("devices", devices::disks_and_network);
     every.staged("patching", patching::switches);
+    every.staged("tracer", |stage| tracer::traces(stage, 1));
+    every.staged("tracer-4-cpus", |stage| tracer::traces(stage, 4));
     every.staged("cpus-come-and-go", cpus::come_and_go);
     every.staged("cpus-storm", |stage| cpus::storm(stage, 30));
     every.staged("nmi", nmi::reaches_linux);

@@ -49,9 +49,11 @@ pub const ALPHA_INIT: usize = 4;
 pub const BETA: usize = 5;
 pub const GAMMA: usize = 6;
 pub const REALMODE: usize = 7;
+pub const TRACER: usize = 8;
+pub const OTHER_TRACER: usize = 9;
 
 /// Variables, by index. `alpha` has one of each kind of block, `beta` exports to it, `gamma` refers to the kernel only;
-/// `realmode` is the AP trampoline.
+/// `realmode` is the AP trampoline, `tracer` and `other_tracer` are the function tracer's.
 pub const A_TEXT: u32 = 0;
 pub const A_INIT: u32 = 1;
 pub const A_DATA: u32 = 2;
@@ -64,8 +66,10 @@ pub const B_TEXT: u32 = 8;
 pub const B_DATA: u32 = 9;
 pub const C_TEXT: u32 = 10;
 pub const R_TEXT: u32 = 11;
+pub const T_TEXT: u32 = 12;
+pub const O_TEXT: u32 = 13;
 /// Number of variables.
-pub const VARS: usize = 12;
+pub const VARS: usize = 14;
 
 /// An address: in the kernel, or counted from a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -407,8 +411,14 @@ fn realmode() -> RegionSpec {
     RegionSpec { module: 3, kind: RegionKind::ModuleText, base: R_TEXT as u64, pages: 3, sites, functions: Vec::new() }
 }
 
+/// A copy of ftrace's entry code for the `ftrace_ops` at `ops`.
+fn tracer(module: u32, base: u32, ops: u64) -> RegionSpec {
+    let sites = vec![site(0x10, Kind::FtraceCall), site(0x30, returns()), site(0x35, Kind::Abs64(To::Kernel(ops)))];
+    RegionSpec { module, kind: RegionKind::Tracer, base: base as u64, pages: 1, sites, functions: Vec::new() }
+}
+
 impl Spec {
-    /// The kernel `TEXT`, `FAR_TEXT`, `INIT`, the modules `alpha`, `beta` and `gamma`, and the AP trampoline.
+    /// The kernel `TEXT`, `FAR_TEXT`, `INIT`, the modules `alpha`, `beta` and `gamma`, the AP trampoline, and tracers.
     pub fn new() -> Self {
         let far = RegionSpec {
             module: NONE,
@@ -437,7 +447,9 @@ impl Spec {
             ],
             functions: vec![0x10],
         };
-        Self { regions: vec![kernel_text(), far, init, alpha_text(), alpha_init(), beta(), gamma(), realmode()] }
+        let tracers = [tracer(4, T_TEXT, POINTER), tracer(5, O_TEXT, POINTER + 8)];
+        let regions = [kernel_text(), far, init, alpha_text(), alpha_init(), beta(), gamma(), realmode()];
+        Self { regions: regions.into_iter().chain(tracers).collect() }
     }
 
     /// The approval's page that is page `index` of a region.
@@ -534,7 +546,13 @@ impl Spec {
                 all.push(Value { when: When::Boot, bytes: branch(0xe8, va, FENTRY) });
                 all.extend(mixes(&NOP5, &calls[0]));
                 all.extend(mixes(&NOP5, &calls[1]));
-                all.extend(mixes(&calls[0], &calls[1]));
+                for tracer in [T_TEXT, O_TEXT] {
+                    let placed = vars.get(tracer as usize).filter(|base| **base != 0);
+                    all.extend(placed.into_iter().flat_map(|base| {
+                        let call = branch(0xe8, va, *base);
+                        [vec![always(call.clone())], mixes(&NOP5, &call)].concat()
+                    }));
+                }
                 all
             }
             Kind::FtraceCall => called(0xe8),
@@ -581,6 +599,8 @@ impl Spec {
                 assert_eq!(b.module("beta", &[VarClass::Code, VarClass::Data]), (1, B_TEXT));
                 assert_eq!(b.module("gamma", &[VarClass::Code]), (2, C_TEXT));
                 assert_eq!(b.module("realmode", &[VarClass::Low]), (3, R_TEXT));
+                assert_eq!(b.module("tracer", &[VarClass::Code]), (4, T_TEXT));
+                assert_eq!(b.module("other_tracer", &[VarClass::Code]), (5, O_TEXT));
             }
             let module = self.regions[region].module;
             if module != begun {

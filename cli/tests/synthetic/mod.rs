@@ -113,6 +113,8 @@ impl Code {
 pub mod at {
     use super::BASE;
     pub const FENTRY: u64 = BASE + 0x40;
+    pub const FTRACE: u64 = BASE + 0x80;
+    pub const FTRACE_REGS: u64 = BASE + 0xc0;
     pub const FTRACE_STUB: u64 = BASE + 0x140;
     pub const RETURN_THUNK: u64 = BASE + 0x180;
     pub const SRSO_THUNK: u64 = BASE + 0x1a0;
@@ -134,8 +136,11 @@ fn text() -> Code {
     use at::*;
     let mut t = Code { base: BASE, bytes: vec![0x90; 0x2000] };
     t.bytes.iter_mut().enumerate().for_each(|(i, b)| *b = if i % 16 == 15 { 0xc3 } else { 0x90 });
-    t.branch(BASE + 0x100, &[0xe8], FTRACE_STUB);
-    t.branch(BASE + 0x120, &[0xe8], FTRACE_STUB);
+    for caller in [FTRACE, FTRACE_REGS] {
+        t.branch(caller, &[0x48, 0x8b, 0x15], DATA + 0x30);
+        t.branch(caller + 7, &[0xe8], FTRACE_STUB);
+    }
+    t.put(FTRACE_REGS + 12, &[0x75, 3]);
     t.put(SEAL, &[0xba, 0x66, 0x0f, 0x1f, 0x00]);
     t.put(WORK, &[0xf3, 0x0f, 0x1e, 0xfa]);
     t.branch(WORK + 4, &[0xe8], FENTRY);
@@ -161,10 +166,15 @@ fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
     let mut all: Vec<(u64, char, String)> = [
         (BASE, 'T', "_text"),
         (FENTRY, 'T', "__fentry__"),
-        (BASE + 0x80, 'T', "ftrace_caller"),
-        (BASE + 0xc0, 'T', "ftrace_regs_caller"),
-        (BASE + 0x100, 't', "ftrace_call"),
-        (BASE + 0x120, 't', "ftrace_regs_call"),
+        (FTRACE, 'T', "ftrace_caller"),
+        (FTRACE, 'T', "ftrace_caller_op_ptr"),
+        (FTRACE + 7, 'T', "ftrace_call"),
+        (FTRACE + 15, 'T', "ftrace_caller_end"),
+        (FTRACE_REGS, 'T', "ftrace_regs_caller"),
+        (FTRACE_REGS, 'T', "ftrace_regs_caller_op_ptr"),
+        (FTRACE_REGS + 7, 'T', "ftrace_regs_call"),
+        (FTRACE_REGS + 12, 'T', "ftrace_regs_caller_jmp"),
+        (FTRACE_REGS + 15, 'T', "ftrace_regs_caller_end"),
         (FTRACE_STUB, 'T', "ftrace_stub"),
         (RETURN_THUNK, 'T', "__x86_return_thunk"),
         (SRSO_THUNK, 'T', "srso_return_thunk"),
@@ -184,6 +194,9 @@ fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
         (RODATA + 0x80, 'r', "after_nops"),
         (DATA, 'D', "pv_ops"),
         (DATA + 0x20, 'D', "after_pv_ops"),
+        (DATA + 0x40, 'd', "global_ops"),
+        (DATA + 0x48, 'd', "trace_ops"),
+        (DATA + 0x50, 'd', "trace_ops"),
         (INIT + 0x10, 't', "start_kernel"),
         (BLOB, 'D', "real_mode_blob"),
         (RELOCS, 'D', "real_mode_blob_end"),

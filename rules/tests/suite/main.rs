@@ -7,6 +7,7 @@ mod references;
 mod sites;
 #[path = "../../../approval/tests/synthetic/mod.rs"]
 mod synthetic;
+mod tracer;
 mod trampoline;
 #[path = "../world/mod.rs"]
 mod world;

@@ -375,7 +375,7 @@ fn module_sites() {
             let mut wrong = flips(&settled);
             // Of what was never seen nobody knows where its functions are.
             let mut known = vars.clone();
-            (known[s::A_INIT as usize], known[s::C_TEXT as usize]) = (0, 0);
+            [s::A_INIT, s::C_TEXT, s::T_TEXT, s::O_TEXT].iter().for_each(|var| known[*var as usize] = 0);
             let values = world.spec.values(&site, va, &known);
             let fixed = |v: &s::Value| matches!(v.when, When::If(c) if c != s::UNSHOWN && v.bytes != settled);
             let unshown = values.iter().any(|v| v.when == When::If(s::UNSHOWN));

@@ -527,10 +527,10 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Whether a static call goes where a function once was.
+    /// Whether a call goes where a function, or a tracer, once was.
     fn called_before(&self, kind: &Kind, site: &SiteSpec, va: u64, fits: impl Fn(&[u8]) -> bool) -> bool {
-        use Kind::{FtraceCall, StaticCall, StaticJump, Trampoline};
-        matches!(kind, StaticCall(_) | StaticJump(_) | Trampoline(_) | FtraceCall)
+        use Kind::{Ftrace, FtraceCall, StaticCall, StaticJump, Trampoline};
+        matches!(kind, StaticCall(_) | StaticJump(_) | Trampoline(_) | FtraceCall | Ftrace)
             && self.history.iter().any(|vars| self.spec.values(site, va, vars).iter().any(|v| fits(&v.bytes)))
     }
 
@@ -570,7 +570,7 @@ fn vars_of(kind: &Kind) -> impl Iterator<Item = u32> {
 /// Variables of a usual placement of all modules.
 pub fn usual_vars() -> Vec<u64> {
     let at = |n: u64| s::MODULES.start + n * 0x10_0000;
-    vec![at(1), at(2), at(3), at(4), at(5), at(6), at(7), 0x6_1000, at(8), at(9), at(10), 0x6_8000]
+    vec![at(1), at(2), at(3), at(4), at(5), at(6), at(7), 0x6_1000, at(8), at(9), at(10), 0x6_8000, at(11), at(12)]
 }
 
 /// Frames from the free ones.

@@ -19,7 +19,7 @@ pub fn come_and_go(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Static keys, tracepoints, events and modules are switched on some CPUs while all are busy in the kernel.
+/// Static keys, tracepoints, tracers and modules are switched on some CPUs while all are busy in the kernel.
 pub fn storm(stage: &Stage, seconds: u32) -> Result<()> {
     let lines = [QUIET, STORM].concat().replace("SECONDS", &seconds.to_string());
     tell(stage, Setting::Beneath, "storm", &lines, Duration::from_secs(200 + 4 * seconds as u64))
@@ -77,6 +77,11 @@ count() { echo "storm: $1 $2 times"; }
     for e in sched/sched_switch syscalls irq timer; do
       echo 1 > $events/$e/enable || wrong $e; echo 0 > $events/$e/enable
     done; n=$((n + 1)); done; count "tracepoints switched" $n ) &
+echo 'vfs_* do_sys_*' > /sys/kernel/tracing/set_ftrace_filter || wrong filter
+( n=0; while on; do
+    for tracer in function function_graph nop; do
+      echo $tracer > /sys/kernel/tracing/current_tracer || wrong $tracer
+    done; n=$((n + 1)); done; count "tracers switched" $n ) &
 ( n=0; while on; do
     insmod /modules/witness.ko || wrong insmod; rmmod witness || wrong rmmod
     n=$((n + 1)); done; count "module loaded" $n ) &
