@@ -102,6 +102,7 @@ pub struct RegionDef {
 pub struct Builder {
     runs: Vec<Run>,
     data: Vec<u8>,
+    relocs: Vec<Reloc>,
     regions: Vec<Region>,
     modules: Vec<Module>,
     vars: Vec<Var>,
@@ -147,6 +148,11 @@ impl Builder {
         self.runs.push(Run { image_offset, len: bytes.len() as u64, data_offset });
         self.data.extend_from_slice(bytes);
         self.data.resize(self.data.len().next_multiple_of(16), 0);
+    }
+
+    /// Adds a field that moves with the image. In any order; fields must not overlap.
+    pub fn reloc(&mut self, image_offset: u32, kind: RelocKind) {
+        self.relocs.push(Reloc::new(image_offset, kind));
     }
 
     /// Declares a module; its index and the index of its first variable. Variable 0 is the base of its text.
@@ -260,10 +266,12 @@ impl Builder {
     /// The file.
     pub fn finish(mut self, info: Info) -> Vec<u8> {
         self.page_sites.push(self.sites.len() as u32);
+        self.relocs.sort_by_key(Reloc::offset);
         let page_sites: Vec<u8> = self.page_sites.iter().flat_map(|i| i.to_le_bytes()).collect();
         let sections: [Vec<u8>; SECTIONS] = [
             encode(&self.runs),
             self.data,
+            encode(&self.relocs),
             encode(&[info]),
             encode(&self.regions),
             encode(&self.modules),
@@ -299,7 +307,7 @@ impl Builder {
         file[8..12].copy_from_slice(&VERSION.to_le_bytes());
         file[12..16].copy_from_slice(&(HEADER_LEN as u32).to_le_bytes());
         file[16..24].copy_from_slice(&total.to_le_bytes());
-        file[24..32].copy_from_slice(&runtime_offset.to_le_bytes());
+        file[RUNTIME_OFFSET..RUNTIME_OFFSET + 8].copy_from_slice(&runtime_offset.to_le_bytes());
         let sum = checksum(&file);
         file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
         file
@@ -307,7 +315,7 @@ impl Builder {
 }
 
 fn encode<T: Record>(records: &[T]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(records.len() * T::SIZE);
-    records.iter().for_each(|r| r.write(&mut out));
+    let mut out = vec![0; records.len() * T::SIZE];
+    records.iter().zip(out.chunks_exact_mut(T::SIZE)).for_each(|(r, bytes)| r.store(bytes));
     out
 }

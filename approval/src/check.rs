@@ -1,6 +1,7 @@
 //! The one pass that checks every index an approval stores
 use crate::PAGE;
 use crate::open::Error;
+use crate::slide::Keeper;
 use crate::view::{Launch, Table, View};
 use crate::wire::*;
 
@@ -17,11 +18,61 @@ fn within(first: u32, count: u32, len: usize) -> bool {
     first as u64 + count as u64 <= len as u64
 }
 
-/// The kernel's data lies in its image and in the file.
-pub(crate) fn launch(launch: &Launch<'_>, info: &Info) -> Result<(), Error> {
+/// The kernel's data lies in its image, apart from its code, and in the file. What moves with the image is part of either.
+pub(crate) fn launch(launch: &Launch<'_>, v: &View<'_>) -> Result<(), Error> {
     let fits = |offset: u64, len: u64, whole: u64| offset.checked_add(len).is_some_and(|end| end <= whole);
+    let apart = |run: &Run| {
+        let run = v.info.image_va + run.image_offset..v.info.image_va + run.image_offset + run.len;
+        let mut code = v.regions.iter().take_while(|r| r.module == NONE);
+        code.all(|r| r.base >= run.end || r.base + r.pages as u64 * PAGE as u64 <= run.start)
+    };
     all(launch.runs, Section::Runs, |r| {
-        fits(r.data_offset, r.len, launch.data.len() as u64) && fits(r.image_offset, r.len, info.image_span)
+        fits(r.data_offset, r.len, launch.data.len() as u64)
+            && fits(r.image_offset, r.len, v.info.image_span)
+            && apart(r)
+    })?;
+    let mut keeper = Keeper::new(launch.runs, v.regions, v.info.image_va);
+    let mut end = 0;
+    for (i, reloc) in launch.relocs.iter().enumerate() {
+        if reloc.offset() < end || keeper.find(&reloc).is_none() {
+            return Err(Error::Record(Section::Relocs, i));
+        }
+        end = reloc.offset() + reloc.kind().map_or(0, |k| k.width() as u64);
+    }
+    relocated_sites(launch, v)
+}
+
+/// A relocated field that touches a patch site is a field of the linked form the site begins with.
+fn relocated_sites(launch: &Launch<'_>, v: &View<'_>) -> Result<(), Error> {
+    let mut relocs = launch.relocs.iter().enumerate().peekable();
+    let end = |reloc: &Reloc| reloc.offset() + reloc.kind().map_or(0, |k| k.width() as u64);
+    for region in v.regions.iter().take_while(|r| r.module == NONE) {
+        for page in region.first_page..region.first_page + region.pages {
+            let at = region.base - v.info.image_va + (page - region.first_page) as u64 * PAGE as u64;
+            for site in v.sites_of(page as usize).map(|s| v.sites.at(s)) {
+                let start = at + site.offset() as u64;
+                while relocs.next_if(|(_, r)| end(r) <= start).is_some() {}
+                while let Some((i, r)) = relocs.next_if(|(_, r)| r.offset() < start + v.site_len(&site) as u64) {
+                    if !relocated(v, &site, r.offset().checked_sub(start), r.kind()) {
+                        return Err(Error::Record(Section::Relocs, i));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the first variant of a choice has such a field there.
+fn relocated(v: &View<'_>, site: &Site, pos: Option<u64>, kind: Option<RelocKind>) -> bool {
+    let (Some(SiteKind::Choice), Some(pos)) = (site.kind(), pos) else { return false };
+    let linked = v.variants.at(v.templates.at(site.index() as usize).first_variant as usize);
+    let mut fixes = v.fixes.range(linked.first_fix as usize, linked.fixes as usize).filter(|f| f.pos as u64 == pos);
+    let moves = |f: &Fix| v.exprs.at(f.expr as usize).var;
+    fixes.any(|f| match (kind, FixKind::new(f.kind)) {
+        (Some(RelocKind::Abs32), Some(FixKind::ExprAbs32)) => moves(&f) == KERNEL,
+        (Some(RelocKind::Inverse32), Some(FixKind::ExprRel32)) => moves(&f) == NONE,
+        _ => false,
     })
 }
 
@@ -47,7 +98,7 @@ pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     modules(v)?;
     regions(v, pages)?;
     all(v.vars, Section::Vars, |r| VarClass::new(r.class).is_some())?;
-    all(v.exprs, Section::Exprs, |e| e.var == NONE || (e.var as usize) < v.vars.len())?;
+    all(v.exprs, Section::Exprs, |e| matches!(e.var, NONE | KERNEL) || (e.var as usize) < v.vars.len())?;
     templates(v)?;
     all(v.consts, Section::Consts, |c| ConstClass::new(c.class).is_some())?;
     sites(v)

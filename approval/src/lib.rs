@@ -11,7 +11,10 @@
 //! - a *page* is 4 KiB of a region, with its reference bytes;
 //! - a *site* is a byte range in a page that may differ from the reference bytes, and how;
 //! - a *template* is the list of byte strings a site may hold, each with the *condition* that selects it;
-//! - an *expression* is an address: a constant, or a *variable* (where something was placed) plus a constant.
+//! - an *expression* is an address: a constant, one in the kernel's image, or a *variable* (where something was placed)
+//!   plus a constant;
+//! - a *relocation* is a field of the kernel's image that depends on where it lies, the *slide* how far above its link
+//!   address that is.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
@@ -19,6 +22,7 @@
 pub mod build;
 mod check;
 pub mod open;
+mod slide;
 pub mod view;
 pub mod wire;
 

@@ -3,6 +3,7 @@
 //! [`open`] is the only way from bytes to a [`View`]. It checks length, version, checksum, then every index in every
 //! record, so that what reads the view later needs no error path of its own.
 use core::fmt;
+use core::ops::Range;
 
 use xxhash_rust::xxh64::Xxh64;
 
@@ -86,8 +87,52 @@ pub fn counts(header: &[u8]) -> Result<(u64, u64), Error> {
 /// Checks that only tests leave out.
 const CHECKS: bool = !cfg!(feature = "without-checks");
 
+/// A file that was checked: it can be moved, and read.
+pub struct Opened<'a> {
+    pub(crate) file: &'a mut [u8],
+    bounds: Bounds,
+}
+
+/// Where each section begins, and its length.
+type Bounds = [(usize, usize); SECTIONS];
+
 /// Checks a file and splits it into what starts the kernel, what judges it, and the pages.
 pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]), Error> {
+    Ok(Opened::new(file)?.parts())
+}
+
+impl<'a> Opened<'a> {
+    /// Checks a file.
+    pub fn new(file: &'a mut [u8]) -> Result<Self, Error> {
+        let bounds = bounds(file)?;
+        let (launch, view, pages) = split(file, &bounds)?;
+        if CHECKS {
+            check::view(&view, pages.len())?;
+            check::launch(&launch, &view)?;
+        }
+        Ok(Self { file, bounds })
+    }
+
+    /// What starts the kernel, what judges it, and the pages.
+    pub fn parts(self) -> (Launch<'a>, View<'a>, &'a mut [PageBytes]) {
+        split(self.file, &self.bounds).expect("the file was split when it was opened")
+    }
+
+    /// The same, to look at for now.
+    pub fn look(&mut self) -> (Launch<'_>, View<'_>) {
+        let (launch, view, _) = split(self.file, &self.bounds).expect("the file was split when it was opened");
+        (launch, view)
+    }
+
+    /// Where a section is in the file.
+    pub(crate) fn range(&self, section: Section) -> Range<usize> {
+        let (at, len) = self.bounds[section as usize];
+        at..at + len
+    }
+}
+
+/// Checks header and checksum, and where the sections are.
+fn bounds(file: &[u8]) -> Result<Bounds, Error> {
     let total = length(file)?;
     if (file.len() as u64) < total {
         return Err(Error::Truncated);
@@ -109,18 +154,24 @@ pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]),
         end = offset + len;
         *bound = (offset as usize, len as usize);
     }
-    let runtime_offset = u64_at(file, 24);
     let (pages_at, pages_len) = bounds[Section::Pages as usize];
     let pages_ok = end == total && pages_at.is_multiple_of(PAGE) && pages_len.is_multiple_of(PAGE);
+    let runtime_offset = u64_at(file, RUNTIME_OFFSET);
     if !pages_ok || !runtime_offset.is_multiple_of(PAGE as u64) {
         return Err(Error::Section(Section::Pages as usize));
     }
     let kept = bounds[Section::Info as usize].0 as u64;
-    let launch_end = bounds[Section::Data as usize].0 as u64 + bounds[Section::Data as usize].1 as u64;
-    if runtime_offset > kept || runtime_offset < launch_end {
+    let (last_at, last_len) = bounds[Section::Info as usize - 1];
+    if runtime_offset > kept || runtime_offset < (last_at + last_len) as u64 {
         return Err(Error::Section(Section::Info as usize));
     }
-    let (meta, pages) = file.split_at_mut(pages_at);
+    Ok(bounds)
+}
+
+/// A file's sections as tables.
+fn split<'f>(file: &'f mut [u8], bounds: &Bounds) -> Result<(Launch<'f>, View<'f>, &'f mut [PageBytes]), Error> {
+    let runtime_offset = u64_at(file, RUNTIME_OFFSET);
+    let (meta, pages) = file.split_at_mut(bounds[Section::Pages as usize].0);
     let meta: &[u8] = meta;
     let (pages, _) = pages.as_chunks_mut::<PAGE>();
     let raw = |s: Section| &meta[bounds[s as usize].0..][..bounds[s as usize].1];
@@ -136,7 +187,7 @@ pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]),
     if info.len() != 1 {
         return Err(Error::Section(Section::Info as usize));
     }
-    let launch = Launch { runs: table!(Runs), data: raw(Section::Data), runtime_offset };
+    let launch = Launch { runs: table!(Runs), data: raw(Section::Data), relocs: table!(Relocs), runtime_offset };
     let view = View {
         info: info.at(0),
         regions: table!(Regions),
@@ -153,9 +204,5 @@ pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]),
         bytes: raw(Section::Bytes),
         names: raw(Section::Names),
     };
-    if CHECKS {
-        check::launch(&launch, &view.info)?;
-        check::view(&view, pages.len())?;
-    }
     Ok((launch, view, pages))
 }

@@ -3,7 +3,7 @@
 //! A [`View`] comes from [`crate::open::open`] alone, which has checked every index; nothing here fails.
 use crate::wire::*;
 
-pub use crate::open::{Error, checksum, counts, length, open};
+pub use crate::open::{Error, Opened, checksum, counts, length, open};
 
 /// A table of records, decoded as they are read.
 #[derive(Clone, Copy)]
@@ -48,6 +48,8 @@ pub struct Launch<'a> {
     pub runs: Table<'a, Run>,
     /// Their bytes.
     pub data: &'a [u8],
+    /// Fields that move with the image; none if it cannot be moved.
+    pub relocs: Table<'a, Reloc>,
     /// File offset from where the hypervisor keeps the approval; a multiple of the page size.
     pub runtime_offset: u64,
 }
@@ -92,9 +94,8 @@ impl Record for PageSite {
     fn read(bytes: &[u8]) -> Self {
         Self(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
-    #[cfg(feature = "std")]
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.0.to_le_bytes());
+    fn store(&self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.0.to_le_bytes());
     }
 }
 

@@ -7,9 +7,11 @@
 /// First eight bytes of every approval.
 pub const MAGIC: [u8; 8] = *b"SECVISOR";
 /// Version of this layout. A reader refuses every other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Size of the header in bytes; the reserved signature area is part of it.
 pub const HEADER_LEN: usize = 1024;
+/// Offset of the runtime offset in the header.
+pub const RUNTIME_OFFSET: usize = 24;
 /// Offset of the checksum in the header; read as zero when the checksum is computed.
 pub const CHECKSUM_OFFSET: usize = 32;
 /// Offset of the section table in the header.
@@ -25,6 +27,8 @@ pub enum Section {
     Runs,
     /// The bytes the runs refer to.
     Data,
+    /// [`Reloc`] records, sorted by offset: what moves with the image. Empty if it cannot be moved.
+    Relocs,
     /// One [`Info`] record.
     Info,
     /// [`Region`] records; those of the kernel first.
@@ -58,7 +62,7 @@ pub enum Section {
 }
 
 /// Number of sections.
-pub const SECTIONS: usize = 17;
+pub const SECTIONS: usize = 18;
 
 /// A record of fixed size.
 pub trait Record: Sized + Copy + 'static {
@@ -66,9 +70,8 @@ pub trait Record: Sized + Copy + 'static {
     const SIZE: usize;
     /// Decodes a record from exactly [`Self::SIZE`] bytes.
     fn read(bytes: &[u8]) -> Self;
-    /// Appends the record to `out`.
-    #[cfg(feature = "std")]
-    fn write(&self, out: &mut Vec<u8>);
+    /// Encodes the record into exactly [`Self::SIZE`] bytes.
+    fn store(&self, bytes: &mut [u8]);
 }
 
 /// Declares a record whose fields are little-endian integers without padding.
@@ -91,9 +94,14 @@ macro_rules! record {
                 let _ = at;
                 Self { $($field,)* }
             }
-            #[cfg(feature = "std")]
-            fn write(&self, out: &mut Vec<u8>) {
-                $(out.extend_from_slice(&self.$field.to_le_bytes());)*
+            #[inline]
+            fn store(&self, bytes: &mut [u8]) {
+                let mut at = 0;
+                $(
+                    bytes[at..at + size_of::<$ty>()].copy_from_slice(&self.$field.to_le_bytes());
+                    at += size_of::<$ty>();
+                )*
+                let _ = at;
             }
         }
     };
@@ -108,6 +116,58 @@ record! {
         len: u64,
         /// Offset in [`Section::Data`].
         data_offset: u64,
+    }
+}
+
+record! {
+    /// A field of the kernel image that depends on where it lies.
+    Reloc {
+        /// Offset from the image's first byte (30 bits), [`RelocKind`] (2 bits).
+        head: u32,
+    }
+}
+
+/// What a [`Reloc`]'s field holds, and so what becomes of it when the image lies higher by some distance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RelocKind {
+    /// 4 bytes, the low half of an address in the image: the distance is added.
+    Abs32,
+    /// 4 bytes, how far it is from here to something that does not move: the distance is subtracted.
+    Inverse32,
+    /// 8 bytes, an address in the image: the distance is added.
+    Abs64,
+}
+
+impl RelocKind {
+    /// Decodes a stored kind.
+    pub fn new(raw: u8) -> Option<Self> {
+        [Self::Abs32, Self::Inverse32, Self::Abs64].get(raw as usize).copied()
+    }
+    /// Length of the field in bytes.
+    pub fn width(self) -> usize {
+        if self == Self::Abs64 { 8 } else { 4 }
+    }
+}
+
+impl Reloc {
+    /// Offsets are below this.
+    pub const LIMIT: u32 = 1 << 30;
+
+    /// Packs a relocation.
+    pub fn new(offset: u32, kind: RelocKind) -> Self {
+        assert!(offset < Self::LIMIT);
+        Self { head: offset | (kind as u32) << 30 }
+    }
+    /// Offset of the field's first byte in the image.
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        (self.head & (Self::LIMIT - 1)) as u64
+    }
+    /// What the field holds; `None` is an unknown kind.
+    #[inline]
+    pub fn kind(&self) -> Option<RelocKind> {
+        RelocKind::new((self.head >> 30) as u8)
     }
 }
 
@@ -147,6 +207,9 @@ record! {
 
 /// `module` of a region that belongs to the kernel itself; also "no variable" in an [`Expr`].
 pub const NONE: u32 = u32::MAX;
+
+/// Instead of a variable in an [`Expr`]: an address in the kernel's image, which moves with it.
+pub const KERNEL: u32 = u32::MAX - 1;
 
 /// What a region is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,7 +311,7 @@ record! {
 record! {
     /// An address: `value`, plus that of a variable if there is one.
     Expr {
-        /// Index of a variable, or [`NONE`].
+        /// Index of a variable, [`NONE`], or [`KERNEL`].
         var: u32,
         /// Zero.
         reserved: u32,

@@ -9,6 +9,9 @@ use secvisor_approval::view::{self, Error, View, checksum};
 use secvisor_approval::wire::*;
 use synthetic::{Spec, VARS};
 
+/// The kernel lies where it was linked.
+const SLIDE: u64 = 0;
+
 fn file() -> Vec<u8> {
     Spec::new().file()
 }
@@ -45,7 +48,7 @@ fn the_synthetic_approval_reads_as_it_was_written() {
     let mut file = spec.file();
     assert!(file == spec.file(), "the same input gives the same bytes");
     let (launch, view, pages) = view::open(&mut file).unwrap();
-    assert_eq!((launch.runs.len(), launch.data.len()), (1, 32));
+    assert_eq!((launch.runs.len(), launch.data.len(), launch.relocs.len()), (1, 32, 9));
     assert_eq!((pages.len(), view.pages(), view.vars.len()), (spec.pages(), spec.pages(), VARS));
     assert_eq!(view.name(view.info.release), "6.12.0-synthetic");
     assert_eq!(view.name(view.info.cmdline), "nohibernate");
@@ -165,6 +168,9 @@ fn impossible_records_are_refused() {
         one(Runs, 0, Run::SIZE, 0, high.to_vec()),
         one(Runs, 0, Run::SIZE, 8, 33u64.to_le_bytes().to_vec()),
         one(Runs, 0, Run::SIZE, 16, high.to_vec()),
+        // Over the kernel's code.
+        one(Runs, 0, Run::SIZE, 0, 0x9ff0u64.to_le_bytes().to_vec()),
+        one(Runs, 0, Run::SIZE, 0, 0xafe1u64.to_le_bytes().to_vec()),
         one(Info, 0, 0, 0, 1u64.to_le_bytes().to_vec()),
         one(Info, 0, 0, 0, (!0xfffu64).to_le_bytes().to_vec()),
         one(Info, 0, 0, 8, 1u64.to_le_bytes().to_vec()),
@@ -191,6 +197,7 @@ fn impossible_records_are_refused() {
         one(Regions, 2, region, word(6), (synthetic::IMAGE + synthetic::SPAN).to_le_bytes().to_vec()),
         one(Vars, 2, Var::SIZE, word(1), n(4)),
         one(Exprs, 1, Expr::SIZE, word(0), n(VARS as u32)),
+        one(Exprs, 1, Expr::SIZE, word(0), n(KERNEL - 1)),
         one(Sites, 1, Site::SIZE, 0, vec![0]),
         one(Sites, 0, Site::SIZE, 1, vec![0xd0]),
         one(Sites, 3, Site::SIZE, 2, vec![0xff, 0xff]),
@@ -339,9 +346,12 @@ const INFO: Info = Info {
     cmdline_size: 255,
 };
 
+/// Where data begins in a random image: behind all code.
+const DATA: u64 = 0x4_0000;
+
 fn write(r: &Random) -> (Vec<u8>, Vec<u16>) {
     let mut b = Builder::new();
-    r.runs.iter().for_each(|(at, bytes)| b.run(*at as u64, bytes));
+    r.runs.iter().for_each(|(at, bytes)| b.run(DATA + *at as u64, bytes));
     let templates = r.templates.iter().map(|(bytes, count)| {
         let fix = FixDef { pos: 0, kind: FixKind::SiteRel8 as u8, expr: 0, addend: -1 };
         let one = |i: u8| VariantDef { cond: i as u16, bytes: bytes.clone(), fixes: vec![fix.clone(); i as usize % 3] };
@@ -419,7 +429,7 @@ proptest! {
         prop_assert_eq!(view.info, INFO);
         prop_assert_eq!(launch.runs.len(), random.runs.len());
         for (run, (at, bytes)) in launch.runs.iter().zip(&random.runs) {
-            prop_assert_eq!(run.image_offset, *at as u64);
+            prop_assert_eq!(run.image_offset, DATA + *at as u64);
             prop_assert_eq!(&launch.data[run.data_offset as usize..][..run.len as usize], &bytes[..]);
         }
         let all: Vec<&Vec<u8>> = random.kernel.iter().chain(random.modules.iter().map(|m| &m.0)).collect();

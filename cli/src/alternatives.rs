@@ -222,11 +222,12 @@ pub fn optimized(flavor: Flavor, mut code: Code) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relocs::Relocs;
 
     const SITE: u64 = 0xffff_ffff_8100_0100;
 
     fn at(value: u64) -> Address {
-        Address::absolute(value)
+        Address::kernel(value)
     }
 
     fn plain(cpuid: u16, bytes: &[u8]) -> Entry {
@@ -238,7 +239,7 @@ mod tests {
     }
 
     fn run(flavor: Flavor, link: &[u8], entries: &[Entry]) -> Vec<(u16, Vec<u8>)> {
-        let link = Code::linked(link, SITE).unwrap();
+        let link = Code::linked(link, SITE, &Relocs::default()).unwrap();
         shown(&variants(flavor, at(SITE), &link, &[Variant::new(cond::BASE, link.clone())], entries).unwrap())
     }
 
@@ -299,7 +300,7 @@ mod tests {
 
     #[test]
     fn branches_follow_their_target_when_moved() {
-        let repl = Code::linked(&[0xe8, 0, 0x10, 0, 0], SITE + 0x1000).unwrap();
+        let repl = Code::linked(&[0xe8, 0, 0x10, 0, 0], SITE + 0x1000, &Relocs::default()).unwrap();
         let entry = Entry { cpuid: 1, not: false, replacement: Replacement::Move(repl) };
         for flavor in [Flavor::V6_1, Flavor::V6_12] {
             let last = run(flavor, &[0x90; 5], std::slice::from_ref(&entry)).pop().unwrap().1;

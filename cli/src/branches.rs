@@ -38,7 +38,7 @@ impl ReturnThunks {
 /// All values of a return site (5 bytes) at `site`; the first is the linked form.
 pub fn return_variants(site: Address, thunks: &ReturnThunks) -> Vec<Variant> {
     let plain = || Code::plain([0xc3, 0xcc, 0xcc, 0xcc, 0xcc]);
-    let jump = |target| Code::branch(0xe9, Address::absolute(target));
+    let jump = |target| Code::branch(0xe9, Address::kernel(target));
     let mut out = vec![Variant::new(cond::BASE, jump(thunks.link)), Variant::new(cond::RETURN_PLAIN, plain())];
     for (cond, thunk) in &thunks.others {
         // Returns in the upper half of a cache line are not affected by indirect target selection.
@@ -91,7 +91,7 @@ impl Retpoline {
 
     /// All values of the site; the first is the linked form.
     pub fn variants(self, flavor: Flavor, array: u64) -> Vec<Variant> {
-        let thunk = Address::absolute(array + self.register as u64 * Self::SLOT);
+        let thunk = Address::kernel(array + self.register as u64 * Self::SLOT);
         let branch = Code::branch(if self.jump { 0xe9 } else { 0xe8 }, thunk);
         let link = match self.len {
             6 => Code::plain([0x2e, 0, 0, 0, 0, 0]).overlaid(1, &branch),
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn returns_in_the_upper_half_of_a_line_are_plain_with_its() {
         let thunks = ReturnThunks { link: ARRAY, others: vec![(cond::RETURN_SRSO, 8), (cond::RETURN_ITS, 9)] };
-        let low = return_variants(Address::absolute(0x1000), &thunks);
-        let high = return_variants(Address::absolute(0x1020), &thunks);
-        assert_eq!(low[3].code, Code::branch(0xe9, Address::absolute(9)));
+        let low = return_variants(Address::kernel(0x1000), &thunks);
+        let high = return_variants(Address::kernel(0x1020), &thunks);
+        assert_eq!(low[3].code, Code::branch(0xe9, Address::kernel(9)));
         assert_eq!(high[3].code.bytes, [0xc3, 0xcc, 0xcc, 0xcc, 0xcc]);
         assert_eq!(low[..3], high[..3]);
     }

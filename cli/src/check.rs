@@ -1,25 +1,36 @@
 //! Checks on a finished approval: it opens, and what it approves is what was linked
 use anyhow::{Context, Result, bail};
 use secvisor_approval::PageBytes;
-use secvisor_approval::view::{self, View};
-use secvisor_approval::wire::{FixKind, NONE, Region, Site, SiteKind, Variant};
+use secvisor_approval::view::{self, Opened, View};
+use secvisor_approval::wire::{FixKind, KERNEL, NONE, Region, Site, SiteKind, Variant};
 
 use crate::bytes::hex;
 
-/// Opens an approval and compares every kernel site's linked form with the bytes that lie there.
+/// Opens an approval and compares every kernel site's linked form with the bytes that lie there: where the kernel was
+/// linked, and moved as far as it can be.
 pub fn check(file: &mut [u8]) -> Result<()> {
     let (_, view, pages) = view::open(file)?;
+    sites_fit(&view, pages)?;
+    let mut copy = file.to_vec();
+    let mut moved = Opened::new(&mut copy)?;
+    let room = moved.room();
+    moved.slide(room);
+    let (_, view, pages) = moved.parts();
+    sites_fit(&view, pages).with_context(|| format!("moved by {room:#x}"))
+}
+
+fn sites_fit(view: &View<'_>, pages: &[PageBytes]) -> Result<()> {
     for region in view.regions.iter().filter(|r| r.module == NONE) {
-        for (address, site) in sites(&view, &region) {
+        for (address, site) in sites(view, &region) {
             let len = view.site_len(&site);
             let have = bytes(pages, &region, address - region.base, len);
-            let want = linked(&view, address, &site).with_context(|| format!("site at {address:#x}"))?;
+            let want = linked(view, address, &site).with_context(|| format!("site at {address:#x}"))?;
             if !want.is_empty() && !want.contains(&have) {
                 bail!("site at {address:#x} holds {} and not {}", hex(&have), hex(&want[0]));
             }
             if let SiteKind::StaticCall | SiteKind::StaticJump = site.kind().context("site kind")? {
                 let target = view.exprs.at(site.index() as usize).value;
-                let known = |r: Region| r.module == NONE && symbol_starts(&view, &r, target);
+                let known = |r: Region| r.module == NONE && symbol_starts(view, &r, target);
                 if !view.regions.iter().any(known) {
                     bail!("static call at {address:#x} goes to {target:#x}, where no symbol is");
                 }
@@ -61,7 +72,7 @@ pub fn placed(view: &View<'_>, address: u64, site: &Site, variant: &Variant) -> 
         let here = address.wrapping_add_signed(site.arg as i64);
         let expr = || {
             let e = view.exprs.at(fix.expr as usize);
-            (e.var == NONE).then(|| e.value.wrapping_add_signed(fix.addend as i64))
+            matches!(e.var, NONE | KERNEL).then(|| e.value.wrapping_add_signed(fix.addend as i64))
         };
         match FixKind::new(fix.kind)? {
             FixKind::ExprRel32 => out[pos..pos + 4].copy_from_slice(&low32(expr()?.wrapping_sub(next(4)))),

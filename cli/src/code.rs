@@ -3,24 +3,33 @@
 //! Linux moves replacements to their sites and points branches elsewhere. Here a field is kept as its target,
 //! so moving code needs no arithmetic.
 use anyhow::{Result, bail};
-use secvisor_approval::wire::NONE;
+use secvisor_approval::wire::{KERNEL, NONE};
 
 use crate::bytes::{hex, i32_at};
 use crate::insn;
+use crate::relocs::Relocs;
 
-/// An address: a variable of the approval plus a constant; without a variable, absolute.
+/// An address: a variable of the approval plus a constant; without a variable, in the kernel's image or absolute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
-    /// Index of a variable, or [`NONE`].
+    /// Index of a variable, [`KERNEL`], or [`NONE`].
     pub var: u32,
     /// Constant part; wraps.
     pub value: u64,
 }
 
 impl Address {
-    /// An address of the kernel.
+    /// A link address of the kernel's: it moves with the image.
+    pub fn kernel(value: u64) -> Self {
+        Self { var: KERNEL, value }
+    }
+    /// What is the same wherever anything lies.
     pub fn absolute(value: u64) -> Self {
         Self { var: NONE, value }
+    }
+    /// Whether it counts from a variable.
+    pub fn is_variable(self) -> bool {
+        !matches!(self.var, NONE | KERNEL)
     }
     /// The address `by` bytes further.
     pub fn plus(self, by: i64) -> Self {
@@ -72,11 +81,23 @@ impl Code {
         Self { bytes: vec![opcode, 0, 0, 0, 0], fields: vec![Field { pos: 1, kind: FieldKind::Rel32, target }] }
     }
 
-    /// Code as linked at `at`: every 4-byte branch and RIP-relative operand that leaves it becomes a field. Short
-    /// branches stay as they are; [`Self::check_movable`] refuses them where code is to be moved.
-    pub fn linked(bytes: &[u8], at: u64) -> Result<Self> {
+    /// The kernel's code as linked at `at`: every 4-byte branch and RIP-relative operand that leaves it becomes a field,
+    /// and every address that moves with the image. Short branches stay as they are; [`Self::check_movable`] refuses them
+    /// where code is to be moved.
+    pub fn linked(bytes: &[u8], at: u64, relocs: &Relocs) -> Result<Self> {
         let mut code = Self::plain(bytes);
         let len = bytes.len() as i64;
+        let end = at + bytes.len() as u64;
+        if let Some(field) = relocs.abs64.range(at.saturating_sub(7)..end).next() {
+            bail!("an address of 8 bytes in code that is patched, at {field:#x}");
+        }
+        for field in relocs.abs32.range(at.saturating_sub(3)..end) {
+            let pos = field.checked_sub(at).filter(|pos| pos + 4 <= len as u64);
+            let Some(pos) = pos.map(|pos| pos as usize) else { bail!("an address across patched code at {at:#x}") };
+            let value = i32_at(bytes, pos).unwrap_or_default() as i64 as u64;
+            code.bytes[pos..pos + 4].fill(0);
+            code.fields.push(Field { pos, kind: FieldKind::Abs32, target: Address::kernel(value) });
+        }
         for insn in insn::all(bytes)? {
             let Some(field) = insn.relative else { continue };
             let target = insn.target(bytes).unwrap_or_default();
@@ -85,10 +106,13 @@ impl Code {
             }
             let end = (field.pos + 4) as i64;
             let rel = i32_at(bytes, field.pos).unwrap_or_default() as i64;
-            let target = Address::absolute(at).plus(end + rel);
+            let target = at.wrapping_add_signed(end + rel);
+            let moves = !relocs.inverse32.contains(&(at + field.pos as u64));
+            let target = if moves { Address::kernel(target) } else { Address::absolute(target) };
             code.bytes[field.pos..field.pos + 4].fill(0);
             code.fields.push(Field { pos: field.pos, kind: FieldKind::Rel32, target });
         }
+        code.fields.sort_by_key(|f| f.pos);
         Ok(code)
     }
 
@@ -137,16 +161,17 @@ impl Code {
         self.fields.iter().find(|f| f.pos == pos)
     }
 
-    /// The bytes this code has at an absolute address, if every field is absolute too.
+    /// The bytes this code has at a link address, if it does not depend on where modules are.
     pub fn at(&self, site: u64) -> Option<Vec<u8>> {
         let mut bytes = self.bytes.clone();
-        for f in &self.fields {
+        for f in self.fields.iter() {
+            let next = site + f.pos as u64 + 4;
             let value = match f.kind {
-                FieldKind::Rel32 => f.target.distance_from(Address::absolute(site).plus(f.pos as i64 + 4))?,
-                FieldKind::Abs32 if f.target.var == NONE => f.target.value as i64,
-                FieldKind::Abs32 => return None,
+                _ if f.target.is_variable() => return None,
+                FieldKind::Rel32 => f.target.value.wrapping_sub(next),
+                FieldKind::Abs32 => f.target.value,
             };
-            bytes[f.pos..f.pos + 4].copy_from_slice(&(value as i32).to_le_bytes());
+            bytes[f.pos..f.pos + 4].copy_from_slice(&(value as u32).to_le_bytes());
         }
         Some(bytes)
     }

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail};
 use secvisor_approval::build::{Builder, FixDef, TemplateDef, VariantDef};
-use secvisor_approval::wire::{ConstClass, FixKind, MAX_SITE, NONE, cond};
+use secvisor_approval::wire::{ConstClass, FixKind, KERNEL, MAX_SITE, NONE, cond};
 
 use crate::branches::{Retpoline, ReturnThunks, return_variants, upper_half};
 use crate::code::{Address, Code, FieldKind, Variant};
@@ -22,7 +22,7 @@ pub struct Emitter {
     pub flavor: Flavor,
     thunks: ReturnThunks,
     indirect_array: u64,
-    kernel_exprs: HashMap<u64, u32>,
+    kernel_exprs: HashMap<Address, u32>,
     returns: [Option<u16>; 2],
     retpolines: HashMap<Retpoline, u16>,
     constants: HashMap<&'static str, u16>,
@@ -57,7 +57,9 @@ impl Emitter {
     pub fn expr(&mut self, address: Address) -> u32 {
         let builder = &mut self.builder;
         match address.var {
-            NONE => *self.kernel_exprs.entry(address.value).or_insert_with(|| builder.expr(NONE, address.value)),
+            NONE | KERNEL => {
+                *self.kernel_exprs.entry(address).or_insert_with(|| builder.expr(address.var, address.value))
+            }
             var => builder.expr(var, address.value),
         }
     }
@@ -78,7 +80,7 @@ impl Emitter {
         let mut fixes = Vec::new();
         for f in fields {
             // Distances within a module's text are fixed.
-            let own = f.target.var != NONE && f.kind == FieldKind::Rel32;
+            let own = f.target.is_variable() && f.kind == FieldKind::Rel32;
             let here = site.plus(f.pos as i64 + 4);
             if let Some(distance) = f.target.distance_from(here).filter(|_| own) {
                 let Ok(rel) = i32::try_from(distance) else { bail!("branch over more than 2 GiB") };
@@ -112,7 +114,7 @@ impl Emitter {
             return Ok(*index);
         }
         let variants = retpoline.variants(self.flavor, self.indirect_array);
-        let index = self.template(Address::absolute(0), &variants)?;
+        let index = self.template(Address::kernel(0), &variants)?;
         self.retpolines.insert(retpoline, index);
         Ok(index)
     }
@@ -121,14 +123,14 @@ impl Emitter {
     pub fn endbr_template(&mut self) -> Result<u16> {
         let link = Variant::new(cond::BOOT_ONLY, Code::plain([0xf3, 0x0f, 0x1e, 0xfa]));
         let sealed = Variant::new(cond::BASE, Code::plain(SEALED_ENDBR));
-        self.template(Address::absolute(0), &[link, sealed])
+        self.template(Address::kernel(0), &[link, sealed])
     }
 
     /// Template of a LOCK prefix.
     pub fn lock_template(&mut self) -> Result<u16> {
         let lock = Variant::new(cond::BASE, Code::plain([0xf0]));
         let single = Variant::new(cond::UNIPROCESSOR, Code::plain([0x3e]));
-        self.template(Address::absolute(0), &[lock, single])
+        self.template(Address::kernel(0), &[lock, single])
     }
 
     /// A run-time constant, declared once.

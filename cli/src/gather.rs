@@ -174,9 +174,10 @@ impl Gather<'_, '_> {
             let variants = self.alternative(address, len, &group, &mut returns, &mut paravirt);
             self.push(address, len, What::Choice(variants.with_context(context)?));
         }
+        let relocs = &self.kernel.relocs;
         for (address, code) in paravirt {
             if let Some(bytes) = self.code(address, 6)? {
-                let link = Variant::new(cond::BOOT_ONLY, Code::linked(bytes, address)?);
+                let link = Variant::new(cond::BOOT_ONLY, Code::linked(bytes, address, relocs)?);
                 self.push(address, 6, What::Choice(vec![link, Variant::new(cond::BASE, code)]));
             }
         }
@@ -219,9 +220,9 @@ impl Gather<'_, '_> {
         returns: &mut HashSet<u64>,
         paravirt: &mut BTreeMap<u64, Code>,
     ) -> Result<Vec<Variant>> {
-        let site = Address::absolute(address);
+        let site = Address::kernel(address);
         let bytes = self.kernel.image.bytes(address, len)?;
-        let link = Code::linked(bytes, address)?;
+        let link = Code::linked(bytes, address, &self.kernel.relocs)?;
         let mut before = vec![Variant::new(cond::BASE, link.clone())];
         if let Some(code) = paravirt.remove(&address) {
             if code.len() != len {
@@ -231,7 +232,7 @@ impl Gather<'_, '_> {
         }
         let inside: Vec<u64> = (address..address + len as u64).filter(|a| returns.remove(a)).collect();
         if let [at] = inside[..] {
-            let forms = return_variants(Address::absolute(at), &self.kernel.thunks);
+            let forms = return_variants(Address::kernel(at), &self.kernel.thunks);
             let over = |v: Variant| Variant::new(v.cond, link.clone().overlaid((at - address) as usize, &v.code));
             before = forms.into_iter().map(over).collect();
         } else if !inside.is_empty() {
@@ -243,7 +244,7 @@ impl Gather<'_, '_> {
             let replacement = if e.raw.direct_call {
                 self.direct_call(address, len, bytes)?
             } else {
-                Replacement::Move(Code::linked(bytes, e.replacement)?)
+                Replacement::Move(Code::linked(bytes, e.replacement, &self.kernel.relocs)?)
             };
             let end = e.replacement + bytes.len() as u64;
             let inside: Vec<u64> = (e.replacement..end).filter(|a| returns.remove(a)).collect();
@@ -251,7 +252,7 @@ impl Gather<'_, '_> {
                 ([], replacement) => entries.push(Entry { cpuid: e.raw.cpuid, not: e.raw.not, replacement }),
                 // The return is patched where the replacement lies, before that is moved.
                 ([at], Replacement::Move(code)) => {
-                    let forms = return_variants(Address::absolute(*at), &self.kernel.thunks);
+                    let forms = return_variants(Address::kernel(*at), &self.kernel.thunks);
                     let mut forms: Vec<Code> = forms
                         .into_iter()
                         .map(|v| code.clone().overlaid((at - e.replacement) as usize, &v.code))

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use anyhow::{Context, Result, bail};
 use secvisor_approval::view::{Launch, View};
-use secvisor_approval::wire::{FixKind, NONE, Region, RegionKind, Site, SiteKind, Symbol, VarClass, Variant, cond};
+use secvisor_approval::wire::{
+    FixKind, KERNEL, NONE, Region, RegionKind, Site, SiteKind, Symbol, VarClass, Variant, cond,
+};
 use secvisor_approval::{PAGE, PageBytes};
 use serde::Serialize;
 
@@ -309,8 +311,10 @@ impl Approval<'_> {
         let v = &self.view;
         let e = v.exprs.at(index);
         let value = e.value.wrapping_add_signed(addend as i64);
-        if e.var == NONE {
-            return self.kernel_symbol(value);
+        match e.var {
+            KERNEL => return self.kernel_symbol(value),
+            NONE => return format!("{value:x}"),
+            _ => {}
         }
         let var = v.vars.at(e.var as usize);
         let module = v.modules.at(var.module as usize);

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::{Context, Result, bail};
 use secvisor_approval::PAGE;
 use secvisor_approval::build::{RegionDef, SymbolDef};
-use secvisor_approval::wire::{Info, NONE, RegionKind};
+use secvisor_approval::wire::{Info, NONE, RegionKind, Reloc, RelocKind};
 
 use crate::alternatives::Replacement;
 use crate::branches::ReturnThunks;
@@ -62,9 +62,9 @@ impl PvOps {
     fn slot(&self, index: u64) -> Result<Replacement> {
         let value = self.slots.get(index as usize).context("call through a slot behind pv_ops")?;
         Ok(match *value {
-            0 => Replacement::Call(Address::absolute(self.bug)),
+            0 => Replacement::Call(Address::kernel(self.bug)),
             v if v == self.nop => Replacement::Nops,
-            v => Replacement::Call(Address::absolute(v)),
+            v => Replacement::Call(Address::kernel(v)),
         })
     }
 
@@ -107,7 +107,7 @@ pub struct Kernel<'a> {
     pub thunks: ReturnThunks,
     /// `__x86_indirect_thunk_array`.
     pub indirect_array: u64,
-    /// What KASLR would move.
+    /// What KASLR moves.
     pub relocs: Relocs,
     /// Runs of code pages.
     pub regions: Vec<CodeRegion>,
@@ -144,7 +144,6 @@ impl<'a> Kernel<'a> {
         let rodata = image.need(".rodata")?;
         let mut symbols = KernelSymbols::new(kallsyms::decode(rodata.bytes, rodata.address)?);
         let flavor = Flavor::detect(|s| image.section(s).is_some(), |s| symbols.get(s).is_some())?;
-        symbols.set_exports(exports(&image)?);
         let nops = image.bytes(symbols.need("x86nops")?, nops::table(flavor).len())?;
         if nops != nops::table(flavor) {
             bail!("the kernel's NOPs (x86nops) are unknown");
@@ -161,6 +160,7 @@ impl<'a> Kernel<'a> {
                 bail!("relocation at {field:#x}, outside of the kernel");
             }
         }
+        symbols.set_exports(exports(&image, &relocs)?);
         let pv = PvOps::read(&image, &symbols, flavor)?;
         let thunks = ReturnThunks::find(&symbols)?;
         let indirect_array = symbols.need("__x86_indirect_thunk_array")?;
@@ -178,6 +178,19 @@ impl<'a> Kernel<'a> {
     pub fn emit(&self, emitter: &mut Emitter) -> Result<(Info, Counts)> {
         let info = self.info(emitter)?;
         self.runs(&info, emitter)?;
+        for (fields, kind) in [
+            (&self.relocs.abs32, RelocKind::Abs32),
+            (&self.relocs.inverse32, RelocKind::Inverse32),
+            (&self.relocs.abs64, RelocKind::Abs64),
+        ] {
+            for field in fields {
+                // Fields are named by where the loaded image holds them.
+                let offset = field.wrapping_sub(KERNEL_MAP).wrapping_sub(info.image_phys);
+                let offset = u32::try_from(offset).ok().filter(|o| *o < Reloc::LIMIT);
+                let offset = offset.with_context(|| format!("relocation at {field:#x}, outside of the kernel"))?;
+                emitter.builder.reloc(offset, kind);
+            }
+        }
         let gathered = gather::gather(self)?;
         let mut counts = gathered.counts;
         let mut all = gathered.sites.iter().cloned().peekable();
@@ -235,7 +248,7 @@ impl<'a> Kernel<'a> {
         })
     }
 
-    /// Everything of the image that is neither code nor zero, in physical order.
+    /// Everything of the image that is neither code nor zero wherever it lies, in physical order.
     fn runs(&self, info: &Info, emitter: &mut Emitter) -> Result<()> {
         let mut segments: Vec<_> = self.image.segments.iter().collect();
         segments.sort_by_key(|s| s.physical);
@@ -260,7 +273,9 @@ impl<'a> Kernel<'a> {
                 if code && offset != address.wrapping_sub(info.image_va) {
                     bail!("code at {address:#x} is not at the image's offset in memory");
                 }
-                let wanted = !page.is_empty() && !code && page.iter().any(|b| *b != 0);
+                let field = KERNEL_MAP.wrapping_add(s.physical).wrapping_add(at as u64);
+                let moves = self.relocs.touches(field..field.wrapping_add(page.len() as u64));
+                let wanted = !page.is_empty() && !code && (moves || page.iter().any(|b| *b != 0));
                 match (wanted, start) {
                     (true, None) => start = Some(at),
                     (false, Some(from)) => {
@@ -298,7 +313,7 @@ impl<'a> Kernel<'a> {
 }
 
 /// `__ksymtab` and `__ksymtab_gpl`.
-fn exports(image: &Image<'_>) -> Result<HashMap<String, u64>> {
+fn exports(image: &Image<'_>, relocs: &Relocs) -> Result<HashMap<String, Address>> {
     let mut out = HashMap::new();
     for section in ["__ksymtab", "__ksymtab_gpl"] {
         let table = image.need(section)?;
@@ -309,6 +324,9 @@ fn exports(image: &Image<'_>) -> Result<HashMap<String, u64>> {
             let at = table.address + 12 * i as u64;
             let offset = |n: usize| i32_at(entry, n).unwrap_or_default() as i64;
             let value = at.wrapping_add_signed(offset(0));
+            // What stays where it is while the table moves is a per-CPU symbol.
+            let moves = !relocs.inverse32.contains(&at);
+            let value = if moves { Address::kernel(value) } else { Address::absolute(value) };
             let name_at = (at + 4).wrapping_add_signed(offset(4));
             let strings = image.section_at(name_at).context("exported symbol without a name")?;
             let tail = &strings.bytes[(name_at - strings.address) as usize..];

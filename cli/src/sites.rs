@@ -1,7 +1,7 @@
 //! A place where a kernel patches itself: what may stand there, and how the approval stores it
 use anyhow::{Context, Result};
 use secvisor_approval::build::SiteDef;
-use secvisor_approval::wire::{ConstClass, NONE, SiteKind};
+use secvisor_approval::wire::{ConstClass, KERNEL, SiteKind};
 use serde::Serialize;
 
 use crate::branches::Retpoline;
@@ -105,9 +105,9 @@ pub struct Site {
 impl Site {
     /// The site as the approval stores it.
     pub fn emit(self, emitter: &mut Emitter, base: u64) -> Result<SiteDef> {
-        let at = Address::absolute(self.address);
+        let at = Address::kernel(self.address);
         let context = || format!("{} at {:#x}", self.what.name(), self.address);
-        let target = |emitter: &mut Emitter, target| emitter.builder.local_expr(NONE, target);
+        let target = |emitter: &mut Emitter, target| emitter.builder.local_expr(KERNEL, target);
         let (kind, index, arg) = match &self.what {
             What::Choice(v) => (SiteKind::Choice, emitter.template(at, v).with_context(context)?, 0),
             What::Return => (SiteKind::Choice, emitter.return_template(at)?, 0),

@@ -3,6 +3,8 @@ use std::collections::HashMap;
 
 use anyhow::{Result, anyhow};
 
+use crate::code::Address;
+
 /// A symbol as kallsyms has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Symbol {
@@ -26,7 +28,7 @@ impl Symbol {
 pub struct KernelSymbols {
     all: Vec<Symbol>,
     by_name: HashMap<String, u64>,
-    exports: HashMap<String, u64>,
+    exports: HashMap<String, Address>,
 }
 
 impl KernelSymbols {
@@ -43,7 +45,7 @@ impl KernelSymbols {
     }
 
     /// Adds what `__ksymtab` and `__ksymtab_gpl` list.
-    pub fn set_exports(&mut self, exports: HashMap<String, u64>) {
+    pub fn set_exports(&mut self, exports: HashMap<String, Address>) {
         self.exports = exports;
     }
 
@@ -64,7 +66,7 @@ impl KernelSymbols {
 
     /// Value of an exported symbol: what a module's undefined symbol resolves to. That of a per-CPU symbol is its
     /// offset from the per-CPU base, as Linux uses it.
-    pub fn export(&self, name: &str) -> Option<u64> {
+    pub fn export(&self, name: &str) -> Option<Address> {
         self.exports.get(name).copied()
     }
 

@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use secvisor_approval::PAGE;
 use secvisor_approval::build::{RegionDef, SiteDef, SymbolDef};
-use secvisor_approval::wire::{NONE, RegionKind, SiteKind, VarClass};
+use secvisor_approval::wire::{KERNEL, RegionKind, SiteKind, VarClass};
 
 use crate::branches::return_variants;
 use crate::code::{Address, Code, Variant};
@@ -62,6 +62,7 @@ impl Original {
         bytes[field..field + 4].copy_from_slice(&(own as u32).to_le_bytes());
         let original = Self { name, start, bytes, load, call };
         original.check_movable()?;
+        ensure!(!kernel.relocs.touches(start..start + end as u64), "{name} holds an address, which is unknown");
         Ok(original)
     }
 
@@ -110,7 +111,7 @@ impl Original {
         let returns: Vec<_> = return_variants(at, emitter.return_thunks()).into_iter().map(short).collect();
         defs.push(SiteDef { offset: end, kind: SiteKind::Choice, index: emitter.template(at, &returns)?, arg: 0 });
         let pointer = end + RET as u64;
-        let index = emitter.builder.local_expr(NONE, ops.1)?;
+        let index = emitter.builder.local_expr(KERNEL, ops.1)?;
         defs.push(SiteDef { offset: pointer, kind: SiteKind::Abs64, index, arg: 0 });
         let mut bytes = self.bytes.clone();
         bytes.extend([0xe9, 0, 0, 0, 0]);

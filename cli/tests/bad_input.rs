@@ -100,7 +100,7 @@ fn a_made_up_kernel_and_its_modules_are_approved() {
     let summary: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     assert_eq!(summary["release"], RELEASE);
     assert_eq!(summary["modules"], 2);
-    assert_eq!(summary["kernel"]["sites"]["alternative"], 2);
+    assert_eq!(summary["kernel"]["sites"]["alternative"], 4);
     assert_eq!(summary["kernel"]["sites"]["jump label"], 3);
 }
 

@@ -79,3 +79,6 @@ fn walk() {
 fn exits() {
     run("exits");
 }
+
+/// The kernel of the synthetic approval lies where it was linked.
+const SLIDE: u64 = 0;

@@ -8,3 +8,6 @@ mod synthetic;
 pub mod targets;
 #[path = "../../rules/tests/world/mod.rs"]
 mod world;
+
+/// The kernel of the synthetic approval lies where it was linked.
+const SLIDE: u64 = 0;

@@ -209,7 +209,7 @@ pub fn module(data: &[u8]) {
     for scheme in [Scheme::Two, Scheme::Seven] {
         let Ok(layout) = Layout::new(&ko, scheme) else { continue };
         KERNEL.with(|kernel| {
-            let export = |name: &str| Some(Address::absolute(kernel.symbols.export(name).unwrap_or(made_up::BASE)));
+            let export = |name: &str| Some(kernel.symbols.export(name).unwrap_or(Address::kernel(made_up::BASE)));
             let Ok(linked) = Linked::new(&ko, &layout, 0, export) else { return };
             let images = [Block::Text, Block::InitText].map(|block| Image::new(&linked, block));
             let mut images: Vec<Image> = images.into_iter().filter_map(|i| i.ok().flatten()).collect();

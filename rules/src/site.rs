@@ -4,7 +4,7 @@
 //! `text_poke_bp` (INT3 first, tail old, new or in between; `arch/x86/kernel/alternative.c`).
 use secvisor_approval::view::View;
 use secvisor_approval::wire::{
-    ConstClass, Expr, FixKind, LOW_END, MAX_SITE, NONE, RegionKind, Site, SiteKind, Template, VarClass, Variant,
+    ConstClass, Expr, FixKind, KERNEL, LOW_END, MAX_SITE, NONE, RegionKind, Site, SiteKind, Template, VarClass, Variant,
 };
 
 use crate::check::{Check, made};
@@ -184,7 +184,7 @@ impl<'a> Context<'_, 'a> {
 
     fn value(&self, expr: &Expr, binds: &Bindings) -> Option<u64> {
         match expr.var {
-            NONE => Some(expr.value),
+            NONE | KERNEL => Some(expr.value),
             var => Some(binds.get(self.vars, var)?.wrapping_add(expr.value)),
         }
     }

@@ -3,15 +3,24 @@
 //! [`Spec`] says what the code is and what Linux may make of it; [`Spec::file`] writes that as an approval with the
 //! one builder there is. [`Spec::values`] lists what a site may hold from the same description, without any of the
 //! rules' code: the tests hold the rules to it.
+//!
+//! The kernel it describes lies `SLIDE` bytes above where it was linked, a constant of who includes this;
+//! [`Spec::file`] is the approval of the kernel as linked.
 #![allow(dead_code)]
 use std::ops::Range;
 
 use secvisor_approval::PAGE;
 use secvisor_approval::build::{Builder, FixDef, RegionDef, SiteDef, SymbolDef, TemplateDef, VariantDef};
-use secvisor_approval::wire::{ConstClass, FixKind, Info, NONE, RegionKind, SiteKind, VarClass, cond};
+use secvisor_approval::wire::{
+    ConstClass, FixKind, Info, KERNEL, NONE, RegionKind, RelocKind, SiteKind, VarClass, cond,
+};
+
+use crate::SLIDE;
 
 /// Where the kernel is linked.
-pub const IMAGE: u64 = 0xffff_ffff_8100_0000;
+pub const LINK: u64 = 0xffff_ffff_8100_0000;
+/// Where it lies.
+pub const IMAGE: u64 = LINK + SLIDE;
 /// Memory the kernel asks for.
 pub const SPAN: u64 = 0x1_4000;
 /// Where modules may be.
@@ -39,6 +48,10 @@ pub const LABEL: u64 = IMAGE + 0x9068;
 pub const TRAMPOLINE: u64 = IMAGE + 0x100;
 /// A pointer in the kernel's data.
 pub const POINTER: u64 = IMAGE + 0xe010;
+/// Where it leads before it moves: [`Spec::file`] fills the data with one byte.
+pub const POINTED: u64 = 0x5a5a_5a5a_5a5a_5a5a;
+/// A per-CPU variable.
+pub const PERCPU: To = To::Const(0x1_8040);
 
 /// Regions, by index.
 pub const TEXT: usize = 0;
@@ -71,10 +84,11 @@ pub const O_TEXT: u32 = 13;
 /// Number of variables.
 pub const VARS: usize = 14;
 
-/// An address: in the kernel, or counted from a variable.
+/// An address: in the kernel, the same wherever that lies, or counted from a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
     Kernel(u64),
+    Const(u64),
     Var(u32, u64),
 }
 
@@ -82,7 +96,7 @@ impl To {
     /// The address, given the variables.
     pub fn address(self, vars: &[u64]) -> u64 {
         match self {
-            Self::Kernel(at) => at,
+            Self::Kernel(at) | Self::Const(at) => at,
             Self::Var(var, offset) => vars[var as usize].wrapping_add(offset),
         }
     }
@@ -168,6 +182,15 @@ pub struct RegionSpec {
     pub functions: Vec<u64>,
 }
 
+/// A field outside of all sites that moves with the kernel.
+pub struct FieldSpec {
+    pub region: usize,
+    pub offset: u64,
+    pub kind: RelocKind,
+    /// What it leads to.
+    pub to: u64,
+}
+
 /// When a value may be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -191,6 +214,7 @@ pub struct Value {
 /// The kernel and its modules.
 pub struct Spec {
     pub regions: Vec<RegionSpec>,
+    pub fields: Vec<FieldSpec>,
 }
 
 pub const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0, 0];
@@ -263,6 +287,20 @@ pub fn moved_jump() -> Kind {
     Kind::Choice(forms, 0x40)
 }
 
+/// A per-CPU variable, which does not move.
+pub fn percpu() -> Kind {
+    let linked =
+        Form { cond: cond::BASE, bytes: vec![0x65, 0x48, 0x8b, 5, 0, 0, 0, 0], fields: vec![Field::Rel32(4, PERCPU)] };
+    Kind::Choice(vec![linked, form(LA57, &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0])], 0)
+}
+
+/// The address of something in the kernel.
+pub fn address() -> Kind {
+    let fields = vec![Field::Abs32(3, To::Kernel(POINTER))];
+    let linked = Form { cond: cond::BASE, bytes: vec![0x48, 0xc7, 0xc0, 0, 0, 0, 0], fields };
+    Kind::Choice(vec![linked, form(LA57, &[0x0f, 0x1f, 0x80, 0, 0, 0, 0])], 0)
+}
+
 /// The kernel's first page, where every kind of site is.
 fn palette() -> Vec<SiteSpec> {
     let kinds = [
@@ -287,6 +325,8 @@ fn palette() -> Vec<SiteSpec> {
     sites.push(site(0x100, Kind::Trampoline(To::Kernel(FUNCTION))));
     sites.push(site(0x110, Kind::FtraceCall));
     sites.push(site(0x120, moved_jump()));
+    sites.push(site(0x130, percpu()));
+    sites.push(site(0x140, address()));
     sites
 }
 
@@ -343,6 +383,9 @@ fn alpha_text() -> RegionSpec {
     sites.push(site(page - 2, Kind::Rel32(To::Var(A_DATA, 0x100))));
     sites.push(site(page + 0x20, Kind::Rel32(To::Var(A_DATA, 0x200))));
     sites.push(site(page + 0x40, Kind::Abs32(To::Var(A_TEXT, 0x80))));
+    sites.push(site(page + 0x60, Kind::Abs32(To::Kernel(FUNCTION))));
+    sites.push(site(page + 0x70, Kind::Rel32(PERCPU)));
+    sites.push(site(page + 0x90, Kind::Abs64(To::Kernel(POINTER))));
     sites.push(site(2 * page - 3, returns()));
     sites.push(site(2 * page + 0x10, Kind::Ftrace));
     sites.push(site(2 * page + 0x40, Kind::StaticCall(To::Var(B_TEXT, 0x40))));
@@ -447,9 +490,36 @@ impl Spec {
             ],
             functions: vec![0x10],
         };
+        let field = |region, offset, kind, to| FieldSpec { region, offset, kind, to };
+        let page = PAGE as u64;
+        let fields = vec![
+            field(TEXT, 0x400, RelocKind::Abs32, POINTER),
+            field(TEXT, 0x420, RelocKind::Abs64, FUNCTION),
+            field(TEXT, 0x440, RelocKind::Inverse32, 0x1_8040),
+            // Across the border of two pages.
+            field(TEXT, 8 * page + 0xffd, RelocKind::Abs32, POINTER),
+            field(INIT, 2 * page - 7, RelocKind::Abs64, POINTER),
+            // Up to the last byte.
+            field(INIT, 3 * page - 4, RelocKind::Inverse32, 0x1_8044),
+        ];
         let tracers = [tracer(4, T_TEXT, POINTER), tracer(5, O_TEXT, POINTER + 8)];
         let regions = [kernel_text(), far, init, alpha_text(), alpha_init(), beta(), gamma(), realmode()];
-        Self { regions: regions.into_iter().chain(tracers).collect() }
+        Self { regions: regions.into_iter().chain(tracers).collect(), fields }
+    }
+
+    /// All fields of a kernel region that move: those outside of sites, and those of what sites were linked as.
+    pub fn relocs(&self, region: usize) -> Vec<(u64, RelocKind)> {
+        let plain = self.fields.iter().filter(|f| f.region == region).map(|f| (f.offset, f.kind));
+        let of_site = |s: &SiteSpec| {
+            let Kind::Choice(forms, _) = &s.kind else { return Vec::new() };
+            let moves = |field: &Field| match *field {
+                Field::Abs32(pos, To::Kernel(_)) => Some((s.offset + pos as u64, RelocKind::Abs32)),
+                Field::Rel32(pos, To::Const(_)) => Some((s.offset + pos as u64, RelocKind::Inverse32)),
+                _ => None,
+            };
+            forms[0].fields.iter().filter_map(moves).collect()
+        };
+        plain.chain(self.regions[region].sites.iter().flat_map(of_site)).collect()
     }
 
     /// The approval's page that is page `index` of a region.
@@ -490,6 +560,27 @@ impl Spec {
                 },
             };
             bytes[s.offset as usize..][..linked.len()].copy_from_slice(&linked);
+        }
+        for f in self.fields.iter().filter(|f| f.region == region) {
+            let value = match f.kind {
+                RelocKind::Inverse32 => f.to.wrapping_sub(r.base + f.offset + 4),
+                _ => f.to,
+            };
+            bytes[f.offset as usize..][..f.kind.width()].copy_from_slice(&value.to_le_bytes()[..f.kind.width()]);
+        }
+        bytes
+    }
+
+    /// The same where the kernel was linked.
+    pub fn linked_bytes(&self, region: usize) -> Vec<u8> {
+        let mut bytes = self.bytes(region);
+        for (offset, kind) in self.relocs(region) {
+            let field = &mut bytes[offset as usize..][..kind.width()];
+            let mut value = [0; 8];
+            value[..field.len()].copy_from_slice(field);
+            let value = u64::from_le_bytes(value);
+            let value = if kind == RelocKind::Inverse32 { value + SLIDE } else { value.wrapping_sub(SLIDE) };
+            field.copy_from_slice(&value.to_le_bytes()[..kind.width()]);
         }
         bytes
     }
@@ -582,6 +673,12 @@ impl Spec {
     pub fn file(&self) -> Vec<u8> {
         let mut b = Builder::new();
         b.run((POINTER & !0xfff) - IMAGE, &[0x5a; 32]);
+        b.reloc((POINTER - IMAGE) as u32, RelocKind::Abs64);
+        for (region, r) in self.regions.iter().enumerate().filter(|(_, r)| r.module == NONE) {
+            for (offset, kind) in self.relocs(region) {
+                b.reloc((r.base - IMAGE + offset) as u32, kind);
+            }
+        }
         let classes = [
             VarClass::Code,
             VarClass::Code,
@@ -611,16 +708,16 @@ impl Spec {
             b.region(def).unwrap();
         }
         let info = Info {
-            image_va: IMAGE,
+            image_va: LINK,
             image_phys: 0x20_0000,
             image_span: SPAN,
             entry_offset: 0x10,
             align: 0x20_0000,
             modules_start: MODULES.start,
             modules_end: MODULES.end,
-            fentry: FENTRY,
-            ftrace_caller: FTRACE_CALLER,
-            ftrace_regs_caller: FTRACE_REGS_CALLER,
+            fentry: FENTRY - SLIDE,
+            ftrace_caller: FTRACE_CALLER - SLIDE,
+            ftrace_regs_caller: FTRACE_REGS_CALLER - SLIDE,
             release: b.name("6.12.0-synthetic"),
             cmdline: b.name("nohibernate"),
             boot_version: 0x20f,
@@ -641,7 +738,11 @@ impl Spec {
         if region == TEXT {
             symbols.push(symbol(LABEL - IMAGE, false));
         }
-        RegionDef { module: r.module, kind: r.kind, base: r.base, bytes: self.bytes(region), sites, symbols }
+        let (base, bytes) = match r.module {
+            NONE => (r.base - SLIDE, self.linked_bytes(region)),
+            _ => (r.base, self.bytes(region)),
+        };
+        RegionDef { module: r.module, kind: r.kind, base, bytes, sites, symbols }
     }
 }
 
@@ -691,7 +792,8 @@ pub fn constant(class: ConstClass, link: u64, bytes: &[u8]) -> bool {
 
 fn expr(to: To) -> (u32, u64) {
     match to {
-        To::Kernel(at) => (NONE, at),
+        To::Kernel(at) => (KERNEL, at - SLIDE),
+        To::Const(value) => (NONE, value),
         To::Var(var, offset) => (var, offset),
     }
 }

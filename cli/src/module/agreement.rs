@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
 use secvisor_approval::PageBytes;
-use secvisor_approval::view::{View, open};
-use secvisor_approval::wire::{Expr, FixKind, Module, NONE, Region, RegionKind, Site, SiteKind, cond};
+use secvisor_approval::view::{Opened, View};
+use secvisor_approval::wire::{Expr, FixKind, KERNEL, Module, NONE, Region, RegionKind, Site, SiteKind, cond};
 
 use super::simulation::{Loaded, Machine, Patched, Random, get32, get64, nop};
 use super::tests::{cached, unpacked};
@@ -72,7 +72,7 @@ impl Case<'_> {
 
     fn value(&self, expr: Expr) -> u64 {
         match expr.var {
-            NONE => expr.value,
+            NONE | KERNEL => expr.value,
             var => self.bound.get(&var).expect("a variable no field solves").wrapping_add(expr.value),
         }
     }
@@ -139,7 +139,7 @@ impl Case<'_> {
         let constant = (site.arg as u64).wrapping_sub(place).wrapping_add(expr.value);
         let held = if width == 8 { get64(have, 0) } else { get32(have, 0) as u32 as i32 as u64 };
         let value = match expr.var {
-            NONE => constant,
+            NONE | KERNEL => constant,
             var => constant.wrapping_add(*self.bound.entry(var).or_insert(held.wrapping_sub(constant))),
         };
         want[..width].copy_from_slice(&value.to_le_bytes()[..width]);
@@ -212,13 +212,17 @@ fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
     let mut emitter = kernel.emitter();
     let (info, _) = kernel.emit(&mut emitter).unwrap();
     set.emit(&mut emitter).unwrap();
-    let mut file = emitter.builder.finish(info);
-    let (_, view, pages) = open(&mut file).unwrap();
-    // The AP trampoline and the tracers come first.
-    let first = view.modules.len() - files.len();
-    assert_eq!(crate::inspect::modules(&view), files.len());
+    let file = emitter.builder.finish(info);
     for round in 0..rounds {
         let mut random = Random(round * 77 + 1);
+        let mut file = file.clone();
+        let mut opened = Opened::new(&mut file).unwrap();
+        let slide = random.below(opened.room() / info.align + 1) * info.align;
+        opened.slide(slide);
+        let (_, view, pages) = opened.parts();
+        // The AP trampoline and the tracers come first.
+        let first = view.modules.len() - files.len();
+        assert_eq!(crate::inspect::modules(&view), files.len());
         let machine = Machine::random(&mut random);
         let seeds: Vec<u64> = files.iter().map(|_| random.next()).collect();
         let load = |(path, seed): (&std::path::PathBuf, &u64)| {
@@ -231,7 +235,8 @@ fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
         let places = loaded.iter().map(|(n, m)| (n.as_str(), m)).collect();
         let judge = Judge { view: &view, pages, places };
         let total = loaded.values().enumerate().par_bridge().filter(|(i, _)| pick(*i)).map(|(index, m)| {
-            let mut patched = Patched { memory: m.load(&kernel, &exports), kernel: &kernel, machine: &machine };
+            let memory = m.load(&kernel, slide, &exports);
+            let mut patched = Patched { memory, kernel: &kernel, slide, machine: &machine };
             patched.finalize(m);
             let running = patched.running(m, &mut Random(round ^ index as u64));
             judge.compare(first + index, m, &mut patched, &running)
@@ -242,7 +247,7 @@ fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
             a
         });
         let Machine { returns, indirect, single, .. } = machine;
-        println!("{release} round {round} {returns:?} {indirect:?} single={single}: {total:?}");
+        println!("{release} round {round} slide={slide:#x} {returns:?} {indirect:?} single={single}: {total:?}");
     }
 }
 

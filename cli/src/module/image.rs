@@ -1,7 +1,7 @@
 //! A module's code as it is placed: bytes, and the fields its relocations fill in
 //!
-//! Whatever does not depend on where blocks are placed is written into the bytes: PC-relative distances within
-//! a block, and addresses of the kernel, which is never moved.
+//! Whatever does not depend on where anything is placed is written into the bytes: PC-relative distances within a block,
+//! and absolute values.
 use anyhow::{Context, Result, bail, ensure};
 use object::elf;
 use secvisor_approval::wire::NONE;

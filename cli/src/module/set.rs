@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use object::elf;
 use rayon::prelude::*;
 use secvisor_approval::build::{RegionDef, SiteDef, SymbolDef};
-use secvisor_approval::wire::{NONE, RegionKind, SiteKind, VarClass};
+use secvisor_approval::wire::{RegionKind, SiteKind, VarClass};
 
 use super::image::{Image, Width};
 use super::ko::{ENDINGS, Home, Ko};
@@ -97,7 +97,7 @@ impl Set {
         let mut reasons = vec![None; placed.len()];
         let table = export_table(&placed, kernel, &mut reasons);
         let export = |name: &str| {
-            let own = kernel.symbols.export(name).map(Address::absolute);
+            let own = kernel.symbols.export(name);
             own.or_else(|| table.get(name).copied())
         };
         let numbers = (0..placed.len() as u32).into_par_iter();
@@ -142,10 +142,9 @@ impl Set {
         let mut used = BTreeSet::new();
         for module in &self.modules {
             used.insert(var(module.number, Block::Text));
-            module.each_address(|a| used.extend([a.var]));
+            module.each_address(|a| used.extend(a.is_variable().then_some(a.var)));
             used.extend(module.regions.iter().map(|r| r.image.var));
         }
-        used.remove(&NONE);
         let mut vars = HashMap::new();
         let mut numbers = Vec::with_capacity(self.modules.len());
         for module in &self.modules {
@@ -238,7 +237,7 @@ pub(super) fn try_one(path: &Path, data: Vec<u8>, scheme: Scheme, kernel: &Kerne
     let placed = [Placed { ko, layout }];
     let mut reasons = [None];
     export_table(&placed, kernel, &mut reasons);
-    let export = |name: &str| Some(Address::absolute(kernel.symbols.export(name).unwrap_or(0xffff_ffff_8000_0000)));
+    let export = |name: &str| Some(kernel.symbols.export(name).unwrap_or(Address::kernel(0xffff_ffff_8000_0000)));
     let modules = vec![prepare(&placed[0], 0, kernel, &export)?];
     Set { modules, left_out: Vec::new() }.emit(&mut kernel.emitter())
 }
@@ -311,7 +310,7 @@ fn prepare(
     let mut module = Module { name: placed.ko.name.clone(), number, uses: BTreeSet::new(), regions };
     let mut uses = BTreeSet::new();
     module.each_address(|a| {
-        if a.var != NONE {
+        if a.is_variable() {
             uses.insert(block_of(a.var).0);
         }
     });
@@ -348,9 +347,9 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn address(&self, address: Address) -> Address {
-        match address.var {
-            NONE => address,
-            var => Address { var: self.vars[&var], value: address.value },
+        match address.is_variable() {
+            false => address,
+            true => Address { var: self.vars[&address.var], ..address },
         }
     }
 
@@ -358,9 +357,9 @@ impl Writer<'_> {
     /// a module needs few expressions.
     fn expr(&mut self, target: Address, addend: i64) -> Result<(u16, i32)> {
         let target = self.address(target);
-        let (value, addend) = match target.var {
-            NONE => (target.value, addend),
-            _ => (0, addend.wrapping_add(target.value as i64)),
+        let (value, addend) = match target.is_variable() {
+            false => (target.value, addend),
+            true => (0, addend.wrapping_add(target.value as i64)),
         };
         let addend = i32::try_from(addend).context("an address lies too far from its block")?;
         Ok((self.emitter.builder.local_expr(target.var, value)?, addend))

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use iced_x86::{Decoder, DecoderOptions};
-use secvisor_approval::wire::{SiteKind, cond};
+use secvisor_approval::wire::{KERNEL, SiteKind, cond};
 
 use crate::flavor::Flavor;
 use crate::kernel::Kernel;
@@ -308,8 +308,12 @@ impl Loaded {
         exported.map(|n| (n.to_owned(), self.address(named[n].0, named[n].1))).collect()
     }
 
-    /// `move_module()`, `simplify_symbols()`, `apply_relocations()`.
-    pub fn load(&self, kernel: &Kernel<'_>, exports: &HashMap<String, u64>) -> Memory {
+    /// `move_module()`, `simplify_symbols()`, `apply_relocations()`. The kernel lies `slide` above its link address.
+    pub fn load(&self, kernel: &Kernel<'_>, slide: u64, exports: &HashMap<String, u64>) -> Memory {
+        let export = |name: &str| {
+            let address = kernel.symbols.export(name)?;
+            Some(if address.var == KERNEL { address.value + slide } else { address.value })
+        };
         let mut memory =
             Memory { blocks: self.blocks.iter().map(|(base, size)| (*base, vec![0; *size as usize])).collect() };
         for s in self.sections.iter().filter(|s| s.addr != 0 && s.kind != 8) {
@@ -319,7 +323,7 @@ impl Loaded {
             .symbols()
             .map(|(name, section, value)| match section {
                 0 if name.is_empty() => 0,
-                0 => kernel.symbols.export(name).or_else(|| exports.get(name).copied()).expect(name),
+                0 => export(name).or_else(|| exports.get(name).copied()).expect(name),
                 0xfff1 => value,
                 _ => self.address(section, value),
             })
@@ -356,6 +360,8 @@ impl Loaded {
 pub struct Patched<'a> {
     pub memory: Memory,
     pub kernel: &'a Kernel<'a>,
+    /// How far the kernel lies above its link address.
+    pub slide: u64,
     pub machine: &'a Machine,
 }
 
@@ -443,7 +449,7 @@ fn optimize_6_12(code: &mut [u8]) {
 
 impl Patched<'_> {
     fn symbol(&self, name: &str) -> u64 {
-        self.kernel.symbols.get(name).unwrap_or_else(|| panic!("no {name}"))
+        self.kernel.symbols.get(name).unwrap_or_else(|| panic!("no {name}")) + self.slide
     }
 
     /// `boot_cpu_has()` as `apply_alternatives()` asks it.
@@ -453,7 +459,10 @@ impl Patched<'_> {
 
     /// What a pointer in the kernel's data holds.
     fn kernel_pointer(&self, at: u64) -> u64 {
-        self.kernel.image.u64(at).unwrap()
+        match self.kernel.image.u64(at - self.slide).unwrap() {
+            0 => 0,
+            function => function + self.slide,
+        }
     }
 
     pub fn branch(op: u8, at: u64, to: u64) -> [u8; 5] {

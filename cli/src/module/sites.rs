@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use secvisor_approval::wire::{SiteKind, cond};
+use secvisor_approval::wire::{KERNEL, SiteKind, cond};
 
 use super::image::{Image, Width};
 use super::layout::Block;
@@ -185,7 +185,7 @@ impl Finder<'_> {
         let replacement = if raw.direct_call {
             let link = self.images[self.image(site)?].movable(site.value, 6)?;
             let pointer = link.field(2).filter(|_| link.bytes.starts_with(&[0xff, 0x15])).map(|f| f.target);
-            let pointer = pointer.filter(|p| p.var == secvisor_approval::wire::NONE);
+            let pointer = pointer.filter(|p| p.var == KERNEL);
             let pointer = pointer.context("a direct call is no call through a pointer of the kernel")?;
             self.kernel.pv.direct_call(pointer.value)?
         } else if raw.replacement_len == 0 {
@@ -198,7 +198,7 @@ impl Finder<'_> {
     }
 
     fn is_return(&self, code: &Code) -> Result<()> {
-        let link = Address::absolute(self.kernel.thunks.link);
+        let link = Address::kernel(self.kernel.thunks.link);
         ensure!(*code == Code::branch(0xe9, link), "{:02x?} is no jump to the return thunk", code.bytes);
         Ok(())
     }
@@ -219,7 +219,7 @@ impl Finder<'_> {
             let (image, code) = self.take(*at, 5 + usize::from(prefixed))?;
             let array = self.kernel.indirect_array;
             let target = code.fields.first().context("a retpoline has no target")?.target;
-            ensure!(target.var == secvisor_approval::wire::NONE, "a retpoline leads into a module");
+            ensure!(target.var == KERNEL, "a retpoline leads out of the kernel");
             let retpoline = Retpoline::read(&code.bytes, target.value, array)?;
             self.add(image, at.value, code.len(), What::Retpoline(retpoline));
         }
@@ -227,7 +227,7 @@ impl Finder<'_> {
     }
 
     fn traced(&mut self, tables: &Tables) -> Result<()> {
-        let call = Code::branch(0xe8, Address::absolute(self.kernel.symbols.need("__fentry__")?));
+        let call = Code::branch(0xe8, Address::kernel(self.kernel.symbols.need("__fentry__")?));
         for at in &tables.mcount {
             let (image, code) = self.take(*at, 5)?;
             ensure!(code == call, "{:02x?} at {:#x} is no call of __fentry__", code.bytes, at.value);

@@ -123,6 +123,7 @@ pub mod at {
     pub const SEAL: u64 = BASE + 0x480;
     pub const WORK: u64 = BASE + 0x500;
     pub const TRAMPOLINE: u64 = BASE + 0x1100;
+    pub const PERCPU: u64 = 0x1_8040;
     pub const RODATA: u64 = BASE + 0x3000;
     pub const REPLACEMENTS: u64 = BASE + 0xa000;
     pub const DATA: u64 = BASE + 0xb000;
@@ -154,6 +155,13 @@ fn text() -> Code {
     t.put(WORK + 0x90, &[0x0f, 0x1f, 0x44, 0, 0]);
     t.put(WORK + 0xa0, &[0x48, 0xb8, 0xef, 0xcd, 0xab, 0x89, 0x67, 0x45, 0x23, 0x01]);
     t.put(WORK + 0xb0, &[0xc1, 0xe8, 12]);
+    // Addresses of data and distances to a per-CPU variable, each once in code that is patched.
+    for at in [WORK + 0xc0, WORK + 0xe0] {
+        t.put(at, &[&[0x48, 0xc7, 0xc0][..], &(DATA as u32).to_le_bytes()].concat());
+    }
+    for at in [WORK + 0xd0, WORK + 0xf0] {
+        t.branch(at, &[0x65, 0x48, 0x8b, 0x05], PERCPU);
+    }
     t.put(BASE + 0xffd, &[0x0f, 0x1f, 0x44, 0, 0]);
     t.branch(TRAMPOLINE, &[0xe9], WORK);
     t.put(TRAMPOLINE + 5, &[0x0f, 0xb9, 0xcc]);
@@ -311,6 +319,8 @@ pub fn vmlinux() -> Vec<u8> {
             entry(0, WORK + 0x30, REPLACEMENTS, always, 2, [6, 5]),
             entry(1, WORK + 0x30, REPLACEMENTS + 8, 8 * 32 + 16, 1, [6, 1]),
             entry(2, WORK + 0x40, REPLACEMENTS + 16, 9 * 32 + 20, 0, [3, 3]),
+            entry(3, WORK + 0xe0, REPLACEMENTS + 24, 16 * 32 + 16, 0, [7, 7]),
+            entry(4, WORK + 0xf0, REPLACEMENTS + 32, 16 * 32 + 16, 0, [8, 8]),
         ]
         .concat()
     });
@@ -364,10 +374,12 @@ pub fn vmlinux() -> Vec<u8> {
     let mut rodata = NOPS.concat();
     rodata.resize(0x80, 0);
     rodata.extend(kallsyms(&symbols(&brackets)));
-    let mut replacements = Code { base: REPLACEMENTS, bytes: vec![0x90; 32] };
+    let mut replacements = Code { base: REPLACEMENTS, bytes: vec![0x90; 48] };
     replacements.branch(REPLACEMENTS, &[0xe8], BASE + 0x420);
     replacements.put(REPLACEMENTS + 8, &[0xfb]);
     replacements.put(REPLACEMENTS + 16, &[0x0f, 0x01, 0xca]);
+    replacements.put(REPLACEMENTS + 24, &[&[0x48, 0xc7, 0xc0][..], &(NATIVE as u32).to_le_bytes()].concat());
+    replacements.branch(REPLACEMENTS + 32, &[0x65, 0x48, 0x8b, 0x0d], PERCPU);
     let pv: Vec<u8> = [BASE + 0x400, NATIVE, 0, WORK].iter().flat_map(|v| v.to_le_bytes()).collect();
     let placed = |name: &str, flags, address, bytes: Vec<u8>| Section { address, ..Section::new(name, flags, bytes) };
     let mut sections = vec![
@@ -379,12 +391,15 @@ pub fn vmlinux() -> Vec<u8> {
         placed(".altinstr_aux", ALLOC | EXEC, INIT + 0x1100, vec![0x90; 0x80]),
     ];
     assert!(next <= BLOB);
+    let mcount = tables.iter().find(|t| t.0 == "mcount").map(|t| t.1).unwrap();
     sections.extend(tables.into_iter().map(|(name, at, bytes)| placed(name, ALLOC, at, bytes)));
     sections.push(placed(".init.data", ALLOC | WRITE, BLOB, real_mode()));
     let mut file = elf(2, PHYSICAL + 0x10, Some(PHYSICAL), sections);
-    let relocs: [i32; 8] =
-        [0, (DATA + 8) as i32, 0, (WORK + 0x40) as i32, 0, BASE as i32, (WORK + 8) as i32, DATA as i32];
-    relocs.iter().for_each(|r| file.extend(r.to_le_bytes()));
+    let abs64 = [DATA, DATA + 8, DATA + 0x18, mcount, mcount + 8];
+    let inverse32 = [WORK + 0xd4, WORK + 0xf4, REPLACEMENTS + 36];
+    let abs32 = [WORK + 0xc3, WORK + 0xe3, REPLACEMENTS + 27];
+    let relocs = [&[0][..], &abs64, &[0], &inverse32, &[0], &abs32].concat();
+    relocs.iter().for_each(|r| file.extend((*r as i32).to_le_bytes()));
     file
 }
 

@@ -1,4 +1,4 @@
-//! The rules, tried on a small machine
+//! The rules, tried on a small machine; `tests/moved` tries them on the same machine with the kernel elsewhere
 mod kernel;
 mod modules;
 mod patching;
@@ -11,3 +11,6 @@ mod tracer;
 mod trampoline;
 #[path = "../world/mod.rs"]
 mod world;
+
+/// How far above its link address the kernel lies.
+const SLIDE: u64 = 0;

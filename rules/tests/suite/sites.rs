@@ -287,10 +287,14 @@ fn values_by_hand() {
     let moved = find(&world, |k| matches!(k, Kind::Choice(f, 0x40) if f.len() == 3));
     accepts(&mut world, text, &moved, &[0xe9, 0x3b, 0, 0, 0, 0x90]);
     accepts(&mut world, text, &moved, &[0xeb, 0x3e, 0xcc, 0xcc, 0xcc, 0xcc]);
-    accepts(&mut world, text, &moved, &[0x48, 0xb8, 0x10, 0xe0, 0x00, 0x81]);
+    let pointer = |low: u8| {
+        let [_, b, c, d] = (0x8100_e010 + crate::SLIDE as u32).to_le_bytes();
+        [0x48, 0xb8, low, b, c, d]
+    };
+    accepts(&mut world, text, &moved, &pointer(0x10));
     rejects(&mut world, text, &moved, &[0xe9, 0x3c, 0, 0, 0, 0x90]);
     rejects(&mut world, text, &moved, &[0xeb, 0x3f, 0xcc, 0xcc, 0xcc, 0xcc]);
-    rejects(&mut world, text, &moved, &[0x48, 0xb8, 0x11, 0xe0, 0x00, 0x81]);
+    rejects(&mut world, text, &moved, &pointer(0x11));
 }
 
 #[test]

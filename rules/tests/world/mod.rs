@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use secvisor_approval::view::{self, View};
-use secvisor_approval::wire::{NONE, RegionKind, cond};
+use secvisor_approval::view::{self, Opened, View};
+use secvisor_approval::wire::{CHECKSUM_OFFSET, NONE, RegionKind, cond};
 use secvisor_approval::{PAGE, PageBytes};
 use secvisor_rules::{
     Access, Event, Frame, FrameState, FrameTable, Machine, Memory, OutOfTables, Rule, Rules, Verdict, Violation,
 };
 
+use crate::SLIDE;
 use crate::synthetic::{self as s, Kind, SiteSpec, Spec, When};
 
 /// Frames of the machine: RAM, then the hypervisor's, then a device's, then RAM again.
@@ -154,8 +155,15 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// For an approval.
-    pub fn new(file: Vec<u8>) -> Self {
+    /// For an approval, whose kernel is moved if it can be.
+    pub fn new(mut file: Vec<u8>) -> Self {
+        if let Ok(mut kernel) = Opened::new(&mut file)
+            && kernel.room() > 0
+        {
+            kernel.slide(SLIDE);
+            let sum = view::checksum(&file);
+            file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+        }
         let frames = vec![0; FRAMES as usize];
         Self { file, frames, places: Vec::new(), vars: Vec::new() }
     }
@@ -563,7 +571,7 @@ fn vars_of(kind: &Kind) -> impl Iterator<Item = u32> {
     };
     to.into_iter().filter_map(|to| match to {
         s::To::Var(var, _) => Some(var),
-        s::To::Kernel(_) => None,
+        s::To::Kernel(_) | s::To::Const(_) => None,
     })
 }
 
