@@ -1,25 +1,32 @@
 //! kallsyms: the symbol table a stripped kernel carries in its own read-only data
 //!
-//! Nothing points at it, so it is found by its token table, whose tokens for the digits are the digits. Three
-//! layouts are known:
-//! - 6.1: offsets, relative base, count, names, markers, sequence, token table, token index;
+//! Nothing points at it, so it is found by its token table, whose tokens for the digits are the digits. Its parts are
+//! aligned to 8 bytes, since 7.1 to 4. Three layouts are known:
+//! - 6.1: offsets, relative base, count, names, markers, sequence (not in 5.15), token table, token index;
 //! - 6.12: count, names, markers, token table, token index, offsets, relative base, sequence;
 //! - 7: as 6.12 without the relative base, each offset relative to its own place.
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::bytes::{i32_at, u16_at, u32_at, u64_at};
 use crate::symbols::Symbol;
 
 /// Bytes the search for the start of the names may go back.
 const MAX_NAMES: usize = 32 << 20;
+/// Bytes of a symbol's place in the order of names.
+const SEQUENCE: usize = 3;
 const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
 
 /// Finds and decodes the table in the bytes of a section at `address`.
 pub fn decode(section: &[u8], address: u64) -> Result<Vec<Symbol>> {
-    let tokens = Tokens::find(section).context("no kallsyms token table")?;
-    let table = layout_new(section, address, &tokens)
-        .or_else(|| layout_old(section, &tokens))
-        .context("kallsyms in an unknown layout")?;
+    let found: Vec<Tokens> = ALIGNMENTS.iter().filter_map(|align| Tokens::find(section, *align)).collect();
+    ensure!(!found.is_empty(), "no kallsyms token table");
+    let layouts = found.iter().flat_map(|tokens| {
+        let old = [SEQUENCE, 0].map(|sequence| layout_old(section, tokens, sequence));
+        std::iter::once(layout_new(section, address, tokens)).chain(old).zip(std::iter::repeat(tokens))
+    });
+    // Linux sorts them; addresses that were read from another place are in no order.
+    let mut right = layouts.filter_map(|(table, tokens)| Some((table.filter(|t| t.addresses.is_sorted())?, tokens)));
+    let (table, tokens) = right.next().context("kallsyms in an unknown layout")?;
     let mut out = Vec::with_capacity(table.addresses.len());
     let mut at = table.names;
     for address in table.addresses {
@@ -37,18 +44,22 @@ pub fn decode(section: &[u8], address: u64) -> Result<Vec<Symbol>> {
     Ok(out)
 }
 
-/// Positions of the token table and its index.
+/// Alignments of the table's parts.
+const ALIGNMENTS: [usize; 2] = [8, 4];
+
+/// Positions of the token table and its index, and how they and what lies around them are aligned.
 struct Tokens {
     table: usize,
     index: usize,
+    align: usize,
 }
 
 impl Tokens {
-    fn find(section: &[u8]) -> Option<Self> {
+    fn find(section: &[u8], align: usize) -> Option<Self> {
         let mut from = 0;
         while let Some(found) = memchr_seq(&section[from..], DIGITS) {
             let digits = from + found;
-            if let Some(tokens) = Self::check(section, digits) {
+            if let Some(tokens) = Self::check(section, digits, align) {
                 return Some(tokens);
             }
             from = digits + 1;
@@ -57,19 +68,19 @@ impl Tokens {
     }
 
     /// Whether the token for the digit 0 is at `digits`: then the index follows token 255 and leads back there.
-    fn check(section: &[u8], digits: usize) -> Option<Self> {
+    fn check(section: &[u8], digits: usize, align: usize) -> Option<Self> {
         let mut at = digits;
         let mut starts = Vec::with_capacity(256);
         for _ in b'0' as usize..256 {
             starts.push(at);
             at += section.get(at..at + 256.min(section.len() - at))?.iter().position(|b| *b == 0)? + 1;
         }
-        let index = at.next_multiple_of(8);
+        let index = at.next_multiple_of(align);
         let table = digits.checked_sub(u16_at(section, index + 2 * b'0' as usize)? as usize)?;
         let right = |(i, start): (usize, &usize)| {
             u16_at(section, index + 2 * (b'0' as usize + i)).is_some_and(|o| table + o as usize == *start)
         };
-        (u16_at(section, index)? == 0 && starts.iter().enumerate().all(right)).then_some(Self { table, index })
+        (u16_at(section, index)? == 0 && starts.iter().enumerate().all(right)).then_some(Self { table, index, align })
     }
 
     fn expand<'a>(&self, section: &'a [u8], token: u8) -> &'a [u8] {
@@ -98,20 +109,22 @@ fn name_len(section: &[u8], at: usize) -> Option<(usize, usize)> {
     Some((first & 0x7f | (*section.get(at + 1)? as usize) << 7, 2))
 }
 
-/// Finds the count whose names and markers end at `end`, where `behind` bytes per symbol lie between markers and
-/// `end`. Gives the positions of the count and of the names.
-fn find_count(section: &[u8], end: usize, behind: usize) -> Option<(usize, usize)> {
-    let lowest = end.saturating_sub(MAX_NAMES).next_multiple_of(8);
-    let mut at = end & !7;
+/// Finds the count whose names and markers end at the token table, where `behind` bytes per symbol lie between the
+/// markers and that. Gives the position of the count, and the count.
+fn find_count(section: &[u8], tokens: &Tokens, behind: usize) -> Option<(usize, usize)> {
+    let (end, align) = (tokens.table, tokens.align);
+    let lowest = end.saturating_sub(MAX_NAMES).next_multiple_of(align);
+    let mut at = end / align * align;
     while at > lowest {
-        at -= 8;
+        at -= align;
         let count = u32_at(section, at)? as usize;
-        if !(16..4 << 20).contains(&count) || u32_at(section, at + 4)? != 0 {
+        // What lies between the count and the names is filler.
+        if !(16..4 << 20).contains(&count) || section[at + 4..at + align].iter().any(|b| *b != 0) {
             continue;
         }
-        let sizes = (count * behind).next_multiple_of(8) + (count.div_ceil(256) * 4).next_multiple_of(8);
-        let Some(markers) = end.checked_sub(sizes).filter(|m| *m > at + 8) else { continue };
-        if names_end_at(section, at + 8, count, markers) == Some(()) {
+        let sizes = (count * behind).next_multiple_of(align) + (count.div_ceil(256) * 4).next_multiple_of(align);
+        let Some(markers) = end.checked_sub(sizes).filter(|m| *m > at + align) else { continue };
+        if names_end_at(section, at + align, count, markers, align) == Some(()) {
             return Some((at, count));
         }
     }
@@ -119,7 +132,7 @@ fn find_count(section: &[u8], end: usize, behind: usize) -> Option<(usize, usize
 }
 
 /// Whether `count` names from `names` end at the markers, and the markers agree.
-fn names_end_at(section: &[u8], names: usize, count: usize, markers: usize) -> Option<()> {
+fn names_end_at(section: &[u8], names: usize, count: usize, markers: usize, align: usize) -> Option<()> {
     let mut at = names;
     for i in 0..count {
         if i % 256 == 0 && u32_at(section, markers + i / 64)? as usize != at - names {
@@ -131,25 +144,25 @@ fn names_end_at(section: &[u8], names: usize, count: usize, markers: usize) -> O
             return None;
         }
     }
-    (at.next_multiple_of(8) == markers).then_some(())
+    (at.next_multiple_of(align) == markers).then_some(())
 }
 
-fn layout_old(section: &[u8], tokens: &Tokens) -> Option<Table> {
-    let (count_at, count) = find_count(section, tokens.table, 3)?;
+/// `sequence` bytes per symbol lie between the markers and the token table.
+fn layout_old(section: &[u8], tokens: &Tokens, sequence: usize) -> Option<Table> {
+    let (count_at, count) = find_count(section, tokens, sequence)?;
     let base_at = count_at.checked_sub(8)?;
-    let base = u64_at(section, base_at)?;
-    let offsets = base_at.checked_sub((count * 4).next_multiple_of(8))?;
-    Some(Table { names: count_at + 8, addresses: based(section, offsets, count, base)? })
+    let base = u64_at(section, base_at).filter(is_base)?;
+    let offsets = base_at.checked_sub((count * 4).next_multiple_of(tokens.align))?;
+    Some(Table { names: count_at + tokens.align, addresses: based(section, offsets, count, base)? })
 }
 
 fn layout_new(section: &[u8], address: u64, tokens: &Tokens) -> Option<Table> {
-    let (count_at, count) = find_count(section, tokens.table, 0)?;
-    let offsets = (tokens.index + 512).next_multiple_of(8);
+    let (count_at, count) = find_count(section, tokens, 0)?;
+    let offsets = (tokens.index + 512).next_multiple_of(tokens.align);
     let base_at = (offsets + count * 4).next_multiple_of(8);
-    let names = count_at + 8;
-    // The relative base is the kernel's first address; in its place version 7 has 3-byte sequence numbers.
-    let base = u64_at(section, base_at).filter(|b| *b >= 0xffff_ffff_8000_0000 && b % 4096 == 0);
-    let addresses = match base {
+    let names = count_at + tokens.align;
+    // Version 7 has sequence numbers in the base's place.
+    let addresses = match u64_at(section, base_at).filter(is_base) {
         Some(base) => based(section, offsets, count, base)?,
         None => (0..count)
             .map(|i| {
@@ -161,15 +174,22 @@ fn layout_new(section: &[u8], address: u64, tokens: &Tokens) -> Option<Table> {
     Some(Table { names, addresses })
 }
 
-/// Addresses in the form that keeps per-CPU symbols absolute: offsets from 0 up are absolute, negative ones count
-/// from the base.
+/// The relative base is the kernel's first address.
+fn is_base(base: &u64) -> bool {
+    *base >= 0xffff_ffff_8000_0000 && base.is_multiple_of(4096)
+}
+
+/// Addresses from offsets. While per-CPU symbols were absolute (until 6.14), offsets from 0 up were absolute, too, and
+/// negative ones counted from the base; since then all count from the base.
 fn based(section: &[u8], offsets: usize, count: usize, base: u64) -> Option<Vec<u64>> {
-    (0..count)
-        .map(|i| {
-            let offset = i32_at(section, offsets + 4 * i)? as i64;
-            Some(if offset >= 0 { offset as u64 } else { base.wrapping_add_signed(-1 - offset) })
-        })
-        .collect()
+    let offsets = (0..count).map(|i| Some(i32_at(section, offsets + 4 * i)? as i64)).collect::<Option<Vec<_>>>()?;
+    let absolute = offsets.iter().any(|o| *o < 0);
+    let address = |offset: i64| match offset {
+        negative @ ..0 => base.wrapping_add_signed(-1 - negative),
+        positive if absolute => positive as u64,
+        positive => base.wrapping_add_signed(positive),
+    };
+    Some(offsets.into_iter().map(address).collect())
 }
 
 #[cfg(test)]
@@ -181,6 +201,10 @@ mod tests {
 
     fn pad(out: &mut Vec<u8>) {
         out.resize(out.len().next_multiple_of(8), 0);
+    }
+
+    fn pad4(out: &mut Vec<u8>) {
+        out.resize(out.len().next_multiple_of(4), 0);
     }
 
     /// 300 symbols: `T` + `f` + a digit, one token each; token 1 is a pair.
@@ -195,7 +219,7 @@ mod tests {
         (names, markers)
     }
 
-    fn tokens(out: &mut Vec<u8>) {
+    fn tokens(out: &mut Vec<u8>, pad: fn(&mut Vec<u8>)) {
         let start = out.len();
         let mut index = Vec::new();
         for t in 0..256usize {
@@ -243,7 +267,7 @@ mod tests {
         count_names_markers(&mut out);
         out.resize(out.len() + 900, 7);
         pad(&mut out);
-        tokens(&mut out);
+        tokens(&mut out, pad);
         check(&out);
     }
 
@@ -251,17 +275,28 @@ mod tests {
     fn layout_of_6_12() {
         let mut out = vec![0xaa; 64];
         count_names_markers(&mut out);
-        tokens(&mut out);
+        tokens(&mut out, pad);
         offsets(&mut out);
         out.extend(BASE.to_le_bytes());
         check(&out);
     }
 
     #[test]
+    fn layout_of_6_16_counts_from_the_base() {
+        let mut out = vec![0xaa; 64];
+        count_names_markers(&mut out);
+        tokens(&mut out, pad);
+        (0..300i32).for_each(|i| out.extend((16 * i).to_le_bytes()));
+        out.extend(BASE.to_le_bytes());
+        let symbols = decode(&out, AT).unwrap();
+        assert_eq!((symbols[0].address, symbols[299].address), (BASE, BASE + 16 * 299));
+    }
+
+    #[test]
     fn layout_of_7() {
         let mut out = vec![0xaa; 64];
         count_names_markers(&mut out);
-        tokens(&mut out);
+        tokens(&mut out, pad);
         for i in 0..300u64 {
             let target = if i == 0 { 0x40 } else { BASE + 16 * i };
             let here = AT + out.len() as u64;
@@ -270,6 +305,36 @@ mod tests {
         out.extend([1; 16]);
         let symbols = decode(&out, AT).unwrap();
         assert_eq!(symbols[299].address, BASE + 16 * 299);
+    }
+
+    #[test]
+    fn layout_of_7_1_is_aligned_to_4() {
+        let mut out = vec![0xaa; 60];
+        let (names, markers) = names();
+        out.extend(300u32.to_le_bytes());
+        out.extend(names);
+        pad4(&mut out);
+        out.extend(markers);
+        tokens(&mut out, pad4);
+        for i in 0..300u64 {
+            let here = AT + out.len() as u64;
+            out.extend(((BASE + 16 * i).wrapping_sub(here) as i32).to_le_bytes());
+        }
+        out.extend([1; 16]);
+        let symbols = decode(&out, AT).unwrap();
+        assert_eq!((symbols.len(), symbols[299].address), (300, BASE + 16 * 299));
+    }
+
+    #[test]
+    fn layout_of_5_15_has_no_sequence() {
+        let mut out = vec![0xaa; 64];
+        offsets(&mut out);
+        out.extend(BASE.to_le_bytes());
+        count_names_markers(&mut out);
+        tokens(&mut out, pad);
+        // What follows must not be taken for offsets.
+        out.extend((0..500u32).flat_map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()));
+        check(&out);
     }
 
     #[test]
