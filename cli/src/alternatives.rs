@@ -7,7 +7,7 @@ use secvisor_approval::wire::cond;
 
 use crate::bytes::hex;
 use crate::code::{Address, Code, FieldKind, Variant};
-use crate::flavor::Flavor;
+use crate::flavor::Patching;
 use crate::{insn, nops};
 
 /// `X86_FEATURE_ALWAYS`: an entry with it is always applied.
@@ -53,17 +53,17 @@ pub struct RawEntry {
 }
 
 /// Decodes an entry behind its two 4-byte offsets.
-pub fn read_entry(flavor: Flavor, raw: &[u8]) -> Result<RawEntry> {
+pub fn read_entry(patching: Patching, raw: &[u8]) -> Result<RawEntry> {
     let half = |at: usize| u16::from_le_bytes([raw[at], raw[at + 1]]);
-    let entry = match flavor {
-        Flavor::V6_1 => RawEntry {
+    let entry = match patching {
+        Patching::V6_1 => RawEntry {
             cpuid: half(8) & !0x8000,
             not: half(8) & 0x8000 != 0,
             direct_call: false,
             len: raw[10] as usize,
             replacement_len: raw[11] as usize,
         },
-        Flavor::V6_12 => RawEntry {
+        Patching::V6_8 | Patching::V6_12 => RawEntry {
             cpuid: half(8),
             not: half(10) & 1 != 0,
             direct_call: half(10) & 2 != 0,
@@ -71,7 +71,7 @@ pub fn read_entry(flavor: Flavor, raw: &[u8]) -> Result<RawEntry> {
             replacement_len: raw[13] as usize,
         },
     };
-    if flavor == Flavor::V6_12 && half(10) & !3 != 0 {
+    if patching != Patching::V6_1 && half(10) & !3 != 0 {
         bail!("alternative with unknown flags {:#x}", half(10));
     }
     if entry.cpuid >= MAX_FEATURE {
@@ -87,7 +87,7 @@ pub fn read_entry(flavor: Flavor, raw: &[u8]) -> Result<RawEntry> {
 /// in order of precedence (`[(BASE, link)]` unless another mechanism has been there); `entries` in table order.
 /// The first variant is the linked form.
 pub fn variants(
-    flavor: Flavor,
+    patching: Patching,
     site: Address,
     link: &Code,
     before: &[Variant],
@@ -101,9 +101,9 @@ pub fn variants(
         out.push(Variant::new(cond::BOOT_ONLY, form.code.clone()));
         // NOPs are merged where an entry does not apply.
         match always {
-            None => out.push(Variant::new(form.cond, optimized(flavor, form.code.clone()))),
+            None => out.push(Variant::new(form.cond, optimized(patching, form.code.clone()))),
             Some(0) => {}
-            Some(_) => out.push(Variant::new(cond::BOOT_ONLY, optimized(flavor, form.code.clone()))),
+            Some(_) => out.push(Variant::new(cond::BOOT_ONLY, optimized(patching, form.code.clone()))),
         }
     }
     for (i, entry) in entries.iter().enumerate() {
@@ -115,10 +115,10 @@ pub fn variants(
             Some(a) if i == a => cond::BASE,
             _ => entry.cpuid | if entry.not { cond::NOT } else { 0 },
         };
-        let moved = moved(flavor, site, &entry.replacement, len)?;
-        let finished = optimized(flavor, moved.clone());
+        let moved = moved(patching, site, &entry.replacement, len)?;
+        let finished = optimized(patching, moved.clone());
         // 6.1 writes the padded bytes first and merges the NOPs in place; later kernels write the result.
-        if flavor == Flavor::V6_1 && moved != finished {
+        if patching == Patching::V6_1 && moved != finished {
             out.push(Variant::new(cond::BOOT_ONLY, moved));
         }
         out.push(Variant::new(cond, finished));
@@ -148,15 +148,15 @@ fn without_repeats(mut variants: Vec<Variant>) -> Vec<Variant> {
 }
 
 /// A replacement at its site, padded to the site's length, before NOPs are merged.
-fn moved(flavor: Flavor, site: Address, replacement: &Replacement, len: usize) -> Result<Code> {
+fn moved(patching: Patching, site: Address, replacement: &Replacement, len: usize) -> Result<Code> {
     let code = match replacement {
         Replacement::Nops => Code::default(),
         Replacement::Call(target) => Code::branch(0xe8, *target),
         Replacement::Move(code) => {
             code.check_movable()?;
-            match flavor {
-                Flavor::V6_1 => moved_6_1(site, code)?,
-                Flavor::V6_12 => moved_6_12(site, code)?,
+            match patching {
+                Patching::V6_1 => moved_6_1(site, code)?,
+                Patching::V6_8 | Patching::V6_12 => moved_6_8(site, code)?,
             }
         }
     };
@@ -192,8 +192,8 @@ fn moved_6_1(site: Address, code: &Code) -> Result<Code> {
     }
 }
 
-/// 6.12 moves every branch and RIP-relative operand, and shortens jumps that can be.
-fn moved_6_12(site: Address, code: &Code) -> Result<Code> {
+/// 6.8 and later move every branch and RIP-relative operand, and shorten jumps that can be.
+fn moved_6_8(site: Address, code: &Code) -> Result<Code> {
     let mut out = code.clone();
     for insn in insn::all(&code.bytes)? {
         if insn.opcode[0] != 0xe9 {
@@ -214,8 +214,8 @@ fn moved_6_12(site: Address, code: &Code) -> Result<Code> {
 }
 
 /// Code with its NOPs merged.
-pub fn optimized(flavor: Flavor, mut code: Code) -> Code {
-    nops::optimize(flavor, &mut code.bytes);
+pub fn optimized(patching: Patching, mut code: Code) -> Code {
+    nops::optimize(patching, &mut code.bytes);
     code
 }
 
@@ -238,9 +238,9 @@ mod tests {
         variants.iter().map(|v| (v.cond, v.code.at(SITE).unwrap())).collect()
     }
 
-    fn run(flavor: Flavor, link: &[u8], entries: &[Entry]) -> Vec<(u16, Vec<u8>)> {
+    fn run(patching: Patching, link: &[u8], entries: &[Entry]) -> Vec<(u16, Vec<u8>)> {
         let link = Code::linked(link, SITE, &Relocs::default()).unwrap();
-        shown(&variants(flavor, at(SITE), &link, &[Variant::new(cond::BASE, link.clone())], entries).unwrap())
+        shown(&variants(patching, at(SITE), &link, &[Variant::new(cond::BASE, link.clone())], entries).unwrap())
     }
 
     #[test]
@@ -251,8 +251,8 @@ mod tests {
             (cond::BASE, vec![0x0f, 0x1f, 0x00]),
             (9 * 32 + 20, vec![0x0f, 0x01, 0xca]),
         ];
-        assert_eq!(run(Flavor::V6_1, &[0x90; 3], std::slice::from_ref(&entry)), want);
-        assert_eq!(run(Flavor::V6_12, &[0x90; 3], &[entry]), want);
+        assert_eq!(run(Patching::V6_1, &[0x90; 3], std::slice::from_ref(&entry)), want);
+        assert_eq!(run(Patching::V6_12, &[0x90; 3], &[entry]), want);
     }
 
     #[test]
@@ -260,9 +260,9 @@ mod tests {
         let entry = plain(7, &[0xfa]);
         let orig = [0x48, 0x89, 0xf8];
         let want = [(cond::BASE, orig.to_vec()), (7, vec![0xfa, 0x66, 0x90])];
-        assert_eq!(run(Flavor::V6_12, &orig, std::slice::from_ref(&entry)), want);
+        assert_eq!(run(Patching::V6_12, &orig, std::slice::from_ref(&entry)), want);
         let padded = (cond::BOOT_ONLY, vec![0xfa, 0x90, 0x90]);
-        assert_eq!(run(Flavor::V6_1, &orig, &[entry]), [want[0].clone(), padded, want[1].clone()]);
+        assert_eq!(run(Patching::V6_1, &orig, &[entry]), [want[0].clone(), padded, want[1].clone()]);
     }
 
     #[test]
@@ -276,9 +276,9 @@ mod tests {
             (cond::BASE, vec![0xe8, 0, 1, 0, 0, 0x90]),
             ((8 * 32 + 16) | cond::NOT, vec![0xfb, 0x0f, 0x1f, 0x44, 0, 0]),
         ];
-        assert_eq!(run(Flavor::V6_12, &link, &[call, native]), want);
+        assert_eq!(run(Patching::V6_12, &link, &[call, native]), want);
         let nothing = Entry { cpuid: ALWAYS, not: false, replacement: Replacement::Nops };
-        assert_eq!(run(Flavor::V6_12, &link, &[nothing])[1], (cond::BASE, vec![0x66, 0x0f, 0x1f, 0x44, 0, 0]));
+        assert_eq!(run(Patching::V6_12, &link, &[nothing])[1], (cond::BASE, vec![0x66, 0x0f, 0x1f, 0x44, 0, 0]));
     }
 
     #[test]
@@ -288,22 +288,22 @@ mod tests {
             not: false,
             replacement: Replacement::Move(Code::branch(0xe9, at(SITE.wrapping_add_signed(distance)))),
         };
-        let last = |flavor, distance| run(flavor, &[0x90; 5], &[jump(distance)]).pop().unwrap().1;
-        assert_eq!(last(Flavor::V6_1, 0x20), [0xeb, 0x1e, 0x0f, 0x1f, 0x00]);
-        assert_eq!(last(Flavor::V6_12, 0x20), [0xeb, 0x1e, 0xcc, 0xcc, 0xcc]);
-        assert_eq!(last(Flavor::V6_1, 129), [0xeb, 0x7f, 0x0f, 0x1f, 0x00]);
-        assert_eq!(last(Flavor::V6_1, 130), [0xe9, 125, 0, 0, 0]);
-        assert_eq!(last(Flavor::V6_12, 130), [0xe9, 125, 0, 0, 0]);
-        assert_eq!(last(Flavor::V6_1, -0x20), [0xe9, 0xdb, 0xff, 0xff, 0xff]);
-        assert_eq!(last(Flavor::V6_12, -0x20), [0xeb, 0xde, 0xcc, 0xcc, 0xcc]);
+        let last = |patching, distance| run(patching, &[0x90; 5], &[jump(distance)]).pop().unwrap().1;
+        assert_eq!(last(Patching::V6_1, 0x20), [0xeb, 0x1e, 0x0f, 0x1f, 0x00]);
+        assert_eq!(last(Patching::V6_12, 0x20), [0xeb, 0x1e, 0xcc, 0xcc, 0xcc]);
+        assert_eq!(last(Patching::V6_1, 129), [0xeb, 0x7f, 0x0f, 0x1f, 0x00]);
+        assert_eq!(last(Patching::V6_1, 130), [0xe9, 125, 0, 0, 0]);
+        assert_eq!(last(Patching::V6_12, 130), [0xe9, 125, 0, 0, 0]);
+        assert_eq!(last(Patching::V6_1, -0x20), [0xe9, 0xdb, 0xff, 0xff, 0xff]);
+        assert_eq!(last(Patching::V6_12, -0x20), [0xeb, 0xde, 0xcc, 0xcc, 0xcc]);
     }
 
     #[test]
     fn branches_follow_their_target_when_moved() {
         let repl = Code::linked(&[0xe8, 0, 0x10, 0, 0], SITE + 0x1000, &Relocs::default()).unwrap();
         let entry = Entry { cpuid: 1, not: false, replacement: Replacement::Move(repl) };
-        for flavor in [Flavor::V6_1, Flavor::V6_12] {
-            let last = run(flavor, &[0x90; 5], std::slice::from_ref(&entry)).pop().unwrap().1;
+        for patching in [Patching::V6_1, Patching::V6_8, Patching::V6_12] {
+            let last = run(patching, &[0x90; 5], std::slice::from_ref(&entry)).pop().unwrap().1;
             assert_eq!(last, [0xe8, 0, 0x20, 0, 0]);
         }
     }
@@ -313,11 +313,11 @@ mod tests {
         let mut raw = [0; 14];
         raw[8..].copy_from_slice(&[0x10, 0x01, 3, 0, 6, 5]);
         let want = RawEntry { cpuid: 0x110, not: true, direct_call: true, len: 6, replacement_len: 5 };
-        assert_eq!(read_entry(Flavor::V6_12, &raw).unwrap(), want);
+        assert_eq!(read_entry(Patching::V6_12, &raw).unwrap(), want);
         raw[10] = 4;
-        assert!(read_entry(Flavor::V6_12, &raw).is_err());
+        assert!(read_entry(Patching::V6_12, &raw).is_err());
         raw[8..12].copy_from_slice(&[0x10, 0x81, 3, 3]);
         let want = RawEntry { cpuid: 0x110, not: true, direct_call: false, len: 3, replacement_len: 3 };
-        assert_eq!(read_entry(Flavor::V6_1, &raw).unwrap(), want);
+        assert_eq!(read_entry(Patching::V6_1, &raw).unwrap(), want);
     }
 }

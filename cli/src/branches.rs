@@ -4,7 +4,7 @@ use secvisor_approval::wire::cond;
 
 use crate::alternatives::optimized;
 use crate::code::{Address, Code, Variant};
-use crate::flavor::Flavor;
+use crate::flavor::{Flavor, Padding};
 use crate::symbols::KernelSymbols;
 
 /// The return thunks a kernel has.
@@ -99,20 +99,22 @@ impl Retpoline {
         };
         let mut out = vec![Variant::new(cond::BASE, link)];
         for (cond, lfence) in [(cond::INDIRECT_PLAIN, false), (cond::INDIRECT_LFENCE, true)] {
-            let mut bytes = if lfence { vec![0x0f, 0xae, 0xe8] } else { Vec::new() };
-            if self.register >= 8 {
-                bytes.push(0x41);
-            }
-            bytes.extend([0xff, if self.jump { 0xe0 } else { 0xd0 } + (self.register & 7)]);
-            if self.jump && bytes.len() < self.len {
-                bytes.push(0xcc);
-            }
+            let fence: &[u8] = if lfence { &[0x0f, 0xae, 0xe8] } else { &[] };
+            let mut branch = if self.register >= 8 { vec![0x41] } else { Vec::new() };
+            branch.extend([0xff, if self.jump { 0xe0 } else { 0xd0 } + (self.register & 7)]);
             // What does not fit is left alone.
-            if bytes.len() <= self.len {
-                out.push(Variant::new(cond, optimized(flavor, Code::plain(bytes).padded(self.len, 0x90))));
-            } else {
+            let Some(left) = self.len.checked_sub(fence.len() + branch.len()) else {
                 out.push(Variant::new(cond, out[0].code.clone()));
-            }
+                continue;
+            };
+            let (prefixes, traps) = match (flavor.padding, self.jump) {
+                (Padding::Nops, false) => (0, 0),
+                (Padding::Nops, true) => (0, left.min(1)),
+                (Padding::Prefixes, false) => (left, 0),
+                (Padding::Prefixes, true) => (0, left),
+            };
+            let bytes = [fence, &vec![0x2e; prefixes], &branch, &vec![0xcc; traps]].concat();
+            out.push(Variant::new(cond, optimized(flavor.patching, Code::plain(bytes).padded(self.len, 0x90))));
         }
         out
     }
@@ -125,9 +127,21 @@ mod tests {
     const ARRAY: u64 = 0xffff_ffff_81e0_0000;
 
     fn forms(jump: bool, register: u8, len: usize) -> Vec<Vec<u8>> {
+        forms_of(Flavor::V6_12, jump, register, len)
+    }
+
+    fn forms_of(flavor: Flavor, jump: bool, register: u8, len: usize) -> Vec<Vec<u8>> {
         let r = Retpoline { jump, register, len };
-        let v = r.variants(Flavor::V6_12, ARRAY);
+        let v = r.variants(flavor, ARRAY);
         v.iter().map(|v| v.code.bytes.clone()).collect()
+    }
+
+    #[test]
+    fn retpoline_forms_of_7() {
+        let forms = |jump, register, len| forms_of(Flavor::V7_3, jump, register, len)[1..].to_vec();
+        assert_eq!(forms(false, 0, 5), [[0x2e, 0x2e, 0x2e, 0xff, 0xd0], [0x0f, 0xae, 0xe8, 0xff, 0xd0]]);
+        assert_eq!(forms(true, 2, 5), [[0xff, 0xe2, 0xcc, 0xcc, 0xcc], [0x0f, 0xae, 0xe8, 0xff, 0xe2]]);
+        assert_eq!(forms(false, 11, 6), [[0x2e, 0x2e, 0x2e, 0x41, 0xff, 0xd3], [0x0f, 0xae, 0xe8, 0x41, 0xff, 0xd3]]);
     }
 
     #[test]

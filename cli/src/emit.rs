@@ -9,8 +9,6 @@ use crate::branches::{Retpoline, ReturnThunks, return_variants, upper_half};
 use crate::code::{Address, Code, FieldKind, Variant};
 use crate::flavor::Flavor;
 
-/// What takes the place of an ENDBR that nothing may branch to.
-pub const SEALED_ENDBR: [u8; 4] = [0x66, 0x0f, 0x1f, 0x00];
 /// Most values a site may have in the approval.
 const MAX_VARIANTS: usize = 16;
 
@@ -25,7 +23,7 @@ pub struct Emitter {
     kernel_exprs: HashMap<Address, u32>,
     returns: [Option<u16>; 2],
     retpolines: HashMap<Retpoline, u16>,
-    constants: HashMap<&'static str, u16>,
+    constants: HashMap<String, u16>,
 }
 
 impl Emitter {
@@ -122,7 +120,7 @@ impl Emitter {
     /// Template of an ENDBR that Linux removes at boot and when a module is loaded.
     pub fn endbr_template(&mut self) -> Result<u16> {
         let link = Variant::new(cond::BOOT_ONLY, Code::plain([0xf3, 0x0f, 0x1e, 0xfa]));
-        let sealed = Variant::new(cond::BASE, Code::plain(SEALED_ENDBR));
+        let sealed = Variant::new(cond::BASE, Code::plain(self.flavor.seal));
         self.template(Address::kernel(0), &[link, sealed])
     }
 
@@ -134,8 +132,8 @@ impl Emitter {
     }
 
     /// A run-time constant, declared once.
-    pub fn constant(&mut self, class: ConstClass, name: &'static str, link: u64) -> u16 {
+    pub fn constant(&mut self, class: ConstClass, name: &str, link: u64) -> u16 {
         let builder = &mut self.builder;
-        *self.constants.entry(name).or_insert_with(|| builder.constant(class, name, link))
+        *self.constants.entry(name.to_owned()).or_insert_with(|| builder.constant(class, name, link))
     }
 }

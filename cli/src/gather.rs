@@ -8,7 +8,6 @@ use crate::alternatives::{self, Entry, Replacement};
 use crate::branches::{Retpoline, return_variants};
 use crate::bytes::{hex, i32_at, u64_at};
 use crate::code::{Address, Code, Variant};
-use crate::emit::SEALED_ENDBR;
 use crate::kernel::Kernel;
 use crate::sites::{Counts, Site, What};
 
@@ -66,8 +65,9 @@ impl Gather<'_, '_> {
             return Ok(Some(bytes.with_context(|| format!("patch site at {address:#x} leaves its region"))?));
         }
         let section = kernel.image.section_at(address).map_or("no section", |s| s.name);
-        // Built-in exit code and the sources of replacements never run where they are.
-        if !matches!(section, ".exit.text" | ".altinstr_replacement") {
+        // Built-in exit code, the sources of replacements and the code that starts the next kernel never run where they
+        // are.
+        if !matches!(section, ".exit.text" | ".altinstr_replacement") && !kernel.in_relocate_kernel(address) {
             bail!("patch site at {address:#x} in {section}, which is unknown");
         }
         self.counts.outside += 1;
@@ -190,7 +190,7 @@ impl Gather<'_, '_> {
     }
 
     fn alternative_groups(&self) -> Result<Vec<(u64, Vec<TableEntry>)>> {
-        let size = self.kernel.flavor.alt_entry_len();
+        let size = self.kernel.flavor.patching.alt_entry_len();
         let section = self.kernel.image.need(".altinstructions")?;
         if section.bytes.len() % size != 0 {
             bail!("section .altinstructions has an unknown entry size");
@@ -202,7 +202,7 @@ impl Gather<'_, '_> {
             let offset = |n: usize| i32_at(raw, n).unwrap_or_default() as i64;
             let address = at.wrapping_add_signed(offset(0));
             let replacement = (at + 4).wrapping_add_signed(offset(4));
-            let entry = TableEntry { replacement, raw: alternatives::read_entry(self.kernel.flavor, raw)? };
+            let entry = TableEntry { replacement, raw: alternatives::read_entry(self.kernel.flavor.patching, raw)? };
             match groups.last_mut().filter(|g| g.0 == address) {
                 Some(group) => group.1.push(entry),
                 None if seen.insert(address) => groups.push((address, vec![entry])),
@@ -269,7 +269,7 @@ impl Gather<'_, '_> {
                 _ => bail!("{} returns in the replacement {}, which is unknown", inside.len(), hex(bytes)),
             }
         }
-        alternatives::variants(self.kernel.flavor, site, &link, &before, &entries)
+        alternatives::variants(self.kernel.flavor.patching, site, &link, &before, &entries)
     }
 
     /// `ALT_FLAG_DIRECT_CALL`: the site calls through a slot of `pv_ops`, the replacement calls `BUG_func`.
@@ -297,14 +297,6 @@ impl Gather<'_, '_> {
     }
 
     fn endbr(&mut self) -> Result<()> {
-        if self.kernel.image.section(".ibt_endbr_seal").is_some() {
-            // What takes the place of an ENDBR is a constant in this function.
-            let seal = self.kernel.symbols.need("apply_seal_endbr")?;
-            let code = self.kernel.image.bytes(seal, self.kernel.symbols.size(seal))?;
-            if !code.windows(4).any(|w| w == SEALED_ENDBR) {
-                bail!("apply_seal_endbr does not write {}: the kernel's seal is unknown", hex(&SEALED_ENDBR));
-            }
-        }
         for address in self.self_relative_list(".ibt_endbr_seal")? {
             self.counts.endbr += 1;
             let Some(bytes) = self.code(address, 4)? else { continue };
@@ -321,11 +313,8 @@ impl Gather<'_, '_> {
         for address in self.self_relative_list(".smp_locks")? {
             self.counts.locks += 1;
             let Some(bytes) = self.code(address, 1)? else { continue };
-            if bytes != [0xf0] {
-                bail!("LOCK prefix at {address:#x} is {}", hex(bytes));
-            }
             // alternatives_smp_module_add() is given these bounds: init text is left alone.
-            if (start..end).contains(&address) {
+            if is_lock(bytes[0]).with_context(|| format!("at {address:#x}"))? && (start..end).contains(&address) {
                 self.push(address, 1, What::Lock);
             }
         }
@@ -419,40 +408,48 @@ impl Gather<'_, '_> {
     }
 
     fn constants(&mut self) -> Result<()> {
-        // Every constant this version knows; the class follows from what Linux puts there.
-        const KNOWN: [(&str, &str, ConstClass); 3] = [
-            ("runtime_shift_d_hash_shift", "d_hash_shift", ConstClass::Shift),
-            ("runtime_ptr_dentry_hashtable", "dentry_hashtable", ConstClass::Pointer),
-            ("runtime_ptr_USER_PTR_MAX", "USER_PTR_MAX", ConstClass::UserPtrMax),
-        ];
-        let sections: Vec<String> = self
-            .kernel
-            .image
-            .sections
-            .iter()
-            .filter(|s| s.name.starts_with("runtime_"))
-            .map(|s| s.name.to_owned())
-            .collect();
-        for section in sections {
-            let Some((_, name, class)) = KNOWN.iter().find(|k| k.0 == section) else {
-                bail!("section {section} holds run-time constants of an unknown kind");
-            };
+        let kernel = self.kernel;
+        for section in kernel.image.sections.iter().map(|s| s.name).filter(|name| name.starts_with("runtime_")) {
+            let (name, class) = constant(section)?;
             let linked: u64 = match class {
                 ConstClass::Shift => 12,
                 ConstClass::Mask => 0x1234_5678,
                 ConstClass::Pointer | ConstClass::UserPtrMax => 0x0123_4567_89ab_cdef,
             };
-            for address in self.self_relative_list(&section)? {
+            for address in self.self_relative_list(section)? {
                 self.counts.constants += 1;
                 let len = class.width();
                 let Some(bytes) = self.code(address, len)? else { continue };
                 if bytes != &linked.to_le_bytes()[..len] {
                     bail!("run-time constant {name} at {address:#x} is {}", hex(bytes));
                 }
-                self.push(address, len, What::Const(*class, name, linked));
+                self.push(address, len, What::Const(class, name.to_owned(), linked));
             }
         }
         Ok(())
+    }
+}
+
+/// The name and the class of the run-time constants a section lists. The macro that lists them is named after what
+/// Linux puts there (`asm/runtime-const.h`).
+fn constant(section: &str) -> Result<(&str, ConstClass)> {
+    match section.strip_prefix("runtime_").and_then(|s| s.split_once('_')) {
+        // The end of user space: the only pointer that is none of the kernel's.
+        Some(("ptr", name @ "USER_PTR_MAX")) => Ok((name, ConstClass::UserPtrMax)),
+        Some(("ptr", name)) => Ok((name, ConstClass::Pointer)),
+        Some(("shift", name)) => Ok((name, ConstClass::Shift)),
+        Some(("mask", name)) => Ok((name, ConstClass::Mask)),
+        _ => bail!("section {section} holds run-time constants of an unknown kind"),
+    }
+}
+
+/// Whether Linux replaces the byte where `.smp_locks` says that an instruction with a LOCK prefix begins. Newer
+/// assemblers put the prefix of a 16-bit instruction first; Linux then leaves the site alone.
+pub fn is_lock(byte: u8) -> Result<bool> {
+    match byte {
+        0xf0 => Ok(true),
+        0x66 => Ok(false),
+        other => bail!("{other:02x} is no LOCK prefix"),
     }
 }
 

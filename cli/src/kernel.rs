@@ -13,7 +13,7 @@ use crate::bzimage::{self, Setup};
 use crate::code::{Address, Code};
 use crate::elf::{Image, Segment};
 use crate::emit::Emitter;
-use crate::flavor::Flavor;
+use crate::flavor::{Flavor, Patching};
 use crate::relocs::{self, Relocs};
 use crate::sites::Counts;
 use crate::symbols::KernelSymbols;
@@ -35,59 +35,74 @@ const KERNEL_IMAGE_SIZE: u64 = 1 << 30;
 /// End of the modules' range (`MODULES_END`).
 const MODULES_END: u64 = 0xffff_ffff_ff00_0000;
 
-/// Initial values of `pv_ops`: what direct calls are patched to.
+/// Initial values of `pv_ops`, and of the table some of its operations have moved to: what direct calls are patched to.
 #[derive(Clone, Debug)]
 pub struct PvOps {
-    start: u64,
-    slots: Vec<u64>,
+    tables: Vec<PvTable>,
     nop: u64,
     bug: u64,
-    flavor: Flavor,
+    patching: Patching,
 }
 
+/// A table of operations.
+#[derive(Clone, Debug)]
+struct PvTable {
+    start: u64,
+    slots: Vec<u64>,
+}
+
+/// The tables. The first is always there.
+const PV_TABLES: [&str; 2] = ["pv_ops", "pv_ops_lock"];
+
 impl PvOps {
-    fn read(image: &Image<'_>, symbols: &KernelSymbols, flavor: Flavor) -> Result<Self> {
-        let (nop, bug) = match flavor {
-            Flavor::V6_1 => ("_paravirt_nop", "paravirt_BUG"),
-            Flavor::V6_12 => ("nop_func", "BUG_func"),
+    fn read(image: &Image<'_>, symbols: &KernelSymbols, patching: Patching) -> Result<Self> {
+        let (nop, bug) = match patching {
+            Patching::V6_1 => ("_paravirt_nop", "paravirt_BUG"),
+            Patching::V6_8 | Patching::V6_12 => ("nop_func", "BUG_func"),
         };
-        let start = symbols.need("pv_ops")?;
-        // The table ends where the next symbol begins.
-        let len = symbols.size(start).min(PAGE) / 8;
-        let slots = (0..len as u64).map(|i| image.u64(start.wrapping_add(8 * i))).collect::<Result<_>>()?;
-        Ok(Self { start, slots, nop: symbols.need(nop)?, bug: symbols.need(bug)?, flavor })
+        symbols.need(PV_TABLES[0])?;
+        let table = |start: u64| {
+            // The table ends where the next symbol begins.
+            let len = symbols.size(start).min(PAGE) / 8;
+            let slots = (0..len as u64).map(|i| image.u64(start.wrapping_add(8 * i))).collect::<Result<_>>()?;
+            Ok(PvTable { start, slots })
+        };
+        let tables = PV_TABLES.iter().filter_map(|name| symbols.get(name)).map(table).collect::<Result<_>>()?;
+        Ok(Self { tables, nop: symbols.need(nop)?, bug: symbols.need(bug)?, patching })
     }
 
-    /// What a call through slot `index` becomes.
-    fn slot(&self, index: u64) -> Result<Replacement> {
-        let value = self.slots.get(index as usize).context("call through a slot behind pv_ops")?;
-        Ok(match *value {
+    /// What a call through a slot becomes.
+    fn called(&self, value: u64) -> Replacement {
+        match value {
             0 => Replacement::Call(Address::kernel(self.bug)),
             v if v == self.nop => Replacement::Nops,
             v => Replacement::Call(Address::kernel(v)),
-        })
+        }
     }
 
-    /// What `call *slot(%rip)` becomes (6.12 `ALT_FLAG_DIRECT_CALL`); `slot` is the slot's address.
+    /// What `call *slot(%rip)` becomes (`ALT_FLAG_DIRECT_CALL`); `slot` is the slot's address.
     pub fn direct_call(&self, slot: u64) -> Result<Replacement> {
-        let offset = slot.wrapping_sub(self.start);
-        if !offset.is_multiple_of(8) {
-            bail!("direct call through {slot:#x}, no slot of pv_ops");
-        }
-        self.slot(offset / 8)
+        let value = self.tables.iter().find_map(|table| {
+            let offset = slot.wrapping_sub(table.start);
+            table.slots.get((offset / 8) as usize).filter(|_| offset.is_multiple_of(8))
+        });
+        let value =
+            value.with_context(|| format!("direct call through {slot:#x}, no slot of {}", PV_TABLES.join(", ")))?;
+        Ok(self.called(*value))
     }
 
     /// The 6 bytes a paravirt site of this type holds once patched (6.1).
     pub fn paravirt(&self, index: u8) -> Result<Code> {
-        Ok(match self.slot(index as u64)? {
+        let value = self.tables[0].slots.get(index as usize).context("call through a slot behind pv_ops")?;
+        Ok(match self.called(*value) {
             Replacement::Call(target) => Code::branch(0xe8, target).padded(6, 0x90),
-            _ => Code::plain(nops::nops(self.flavor, 6)),
+            _ => Code::plain(nops::nops(self.patching, 6)),
         })
     }
 
     /// Address of slot 0.
     pub fn start(&self) -> u64 {
-        self.start
+        self.tables[0].start
     }
 }
 
@@ -143,12 +158,13 @@ impl<'a> Kernel<'a> {
         let image = Image::parse(vmlinux)?;
         let rodata = image.need(".rodata")?;
         let mut symbols = KernelSymbols::new(kallsyms::decode(rodata.bytes, rodata.address)?);
-        let flavor = Flavor::detect(|s| image.section(s).is_some(), |s| symbols.get(s).is_some())?;
-        let nops = image.bytes(symbols.need("x86nops")?, nops::table(flavor).len())?;
-        if nops != nops::table(flavor) {
+        let flavor = Flavor::detect(&image, &symbols)?;
+        let nops = image.bytes(symbols.need("x86nops")?, nops::table(flavor.patching).len())?;
+        if nops != nops::table(flavor.patching) {
             bail!("the kernel's NOPs (x86nops) are unknown");
         }
-        let relocs = relocs::read(image.tail, true)?;
+        // Distances to per-CPU symbols are moved the other way as long as those are offsets from 0 (until 6.14).
+        let relocs = relocs::read(image.tail, symbols.need("__per_cpu_start")? == 0)?;
         if relocs.abs32.is_empty() || relocs.abs64.is_empty() {
             bail!("the kernel has no relocation table: one built without KASLR is unknown");
         }
@@ -161,12 +177,19 @@ impl<'a> Kernel<'a> {
             }
         }
         symbols.set_exports(exports(&image, &relocs)?);
-        let pv = PvOps::read(&image, &symbols, flavor)?;
+        let pv = PvOps::read(&image, &symbols, flavor.patching)?;
         let thunks = ReturnThunks::find(&symbols)?;
         let indirect_array = symbols.need("__x86_indirect_thunk_array")?;
         let regions = code_regions(&image)?;
         let trampoline = Trampoline::find(&image, &symbols)?;
         Ok(Self { setup, image, flavor, symbols, pv, thunks, indirect_array, relocs, regions, trampoline })
+    }
+
+    /// Whether an address lies in what kexec copies to another place before it runs. Where it is in a section of code
+    /// (until 6.14), its symbols are others.
+    pub fn in_relocate_kernel(&self, address: u64) -> bool {
+        let bounds = ["__relocate_kernel_start", "__relocate_kernel_end"].map(|name| self.symbols.get(name));
+        matches!(bounds, [Some(start), Some(end)] if (start..end).contains(&address))
     }
 
     /// An emitter for this kernel's approval.
@@ -312,11 +335,12 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// `__ksymtab` and `__ksymtab_gpl`.
+/// `__ksymtab` and `__ksymtab_gpl`; since 7.0 there is only one, and flags beside it.
 fn exports(image: &Image<'_>, relocs: &Relocs) -> Result<HashMap<String, Address>> {
     let mut out = HashMap::new();
-    for section in ["__ksymtab", "__ksymtab_gpl"] {
-        let table = image.need(section)?;
+    let tables = [Some(image.need("__ksymtab")?), image.section("__ksymtab_gpl")];
+    for (section, table) in ["__ksymtab", "__ksymtab_gpl"].into_iter().zip(tables) {
+        let Some(table) = table else { continue };
         if table.bytes.len() % 12 != 0 {
             bail!("section {section} has an unknown entry size");
         }
@@ -337,32 +361,23 @@ fn exports(image: &Image<'_>, relocs: &Relocs) -> Result<HashMap<String, Address
     Ok(out)
 }
 
-/// `.text` without pages of filler, and the init text with what lies directly behind it.
+/// `.text` without pages of filler, and the init text, each with what lies directly behind it.
 fn code_regions(image: &Image<'_>) -> Result<Vec<CodeRegion>> {
     let mut out: Vec<CodeRegion> = Vec::new();
-    let text = image.need(".text")?;
-    if text.address % PAGE as u64 != 0 {
-        bail!(".text is not page-aligned");
-    }
+    // The code of early boot is the first part of .text, one of its own behind it (6.15 to 6.17), or init text.
+    let head = image.section(".head.text").map_or(".text", |head| head.name);
+    let text = joined(image, ".text", head)?;
     for (i, page) in text.bytes.chunks(PAGE).enumerate() {
         if page.iter().all(|b| *b == 0xcc) {
             continue;
         }
-        let address = text.address + (i * PAGE) as u64;
+        let address = text.base + (i * PAGE) as u64;
         match out.last_mut().filter(|r| r.end() == address) {
             Some(region) => region.bytes.extend_from_slice(page),
             None => out.push(CodeRegion { init: false, base: address, bytes: page.to_vec() }),
         }
     }
-    let init = image.need(".init.text")?;
-    let aux = image.need(".altinstr_aux")?;
-    if init.address % PAGE as u64 != 0 || aux.address < init.end() || aux.address - init.end() >= PAGE as u64 {
-        bail!(".altinstr_aux does not follow .init.text");
-    }
-    let mut bytes = init.bytes.to_vec();
-    bytes.resize((aux.address - init.address) as usize, 0);
-    bytes.extend_from_slice(aux.bytes);
-    out.push(CodeRegion { init: true, base: init.address, bytes });
+    out.push(CodeRegion { init: true, ..joined(image, ".init.text", ".altinstr_aux")? });
     // What shares the last page with code must be filler.
     for region in &mut out {
         let end = region.end();
@@ -374,6 +389,24 @@ fn code_regions(image: &Image<'_>) -> Result<Vec<CodeRegion>> {
     }
     out.sort_by_key(|r| r.base);
     Ok(out)
+}
+
+/// The code of a section, and of another that follows it with less than a page between them.
+fn joined(image: &Image<'_>, first: &str, last: &str) -> Result<CodeRegion> {
+    let (start, end) = (image.need(first)?, image.need(last)?);
+    if start.address % PAGE as u64 != 0 {
+        bail!("{first} is not page-aligned");
+    }
+    if first == last {
+        return Ok(CodeRegion { init: false, base: start.address, bytes: start.bytes.to_vec() });
+    }
+    if end.address < start.end() || end.address - start.end() >= PAGE as u64 {
+        bail!("{last} does not follow {first}");
+    }
+    let mut bytes = start.bytes.to_vec();
+    bytes.resize((end.address - start.address) as usize, 0);
+    bytes.extend_from_slice(end.bytes);
+    Ok(CodeRegion { init: false, base: start.address, bytes })
 }
 
 /// A kernel file, unpacked.

@@ -1,5 +1,5 @@
 //! NOPs as Linux writes them (`x86_nops[]`, `add_nops`, `optimize_nops`)
-use crate::flavor::Flavor;
+use crate::flavor::Patching;
 use crate::insn;
 
 /// The NOP of each length.
@@ -22,8 +22,8 @@ const NOPS: [&[u8]; 12] = [
 pub const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
 /// The kernel's own table of NOPs (`x86nops`).
-pub fn table(flavor: Flavor) -> Vec<u8> {
-    NOPS[..=flavor.max_nop()].concat()
+pub fn table(patching: Patching) -> Vec<u8> {
+    NOPS[..=patching.max_nop()].concat()
 }
 
 /// Fills `out` with the longest NOPs there are (6.1 `add_nops`).
@@ -50,45 +50,81 @@ fn fill_one(out: &mut [u8], max: usize) {
 }
 
 /// A site of `len` bytes without anything in it.
-pub fn nops(flavor: Flavor, len: usize) -> Vec<u8> {
+pub fn nops(patching: Patching, len: usize) -> Vec<u8> {
     let mut out = vec![0; len];
-    match flavor {
-        Flavor::V6_1 => fill_greedy(&mut out, flavor.max_nop()),
-        Flavor::V6_12 => fill_one(&mut out, flavor.max_nop()),
+    match patching {
+        Patching::V6_1 => fill_greedy(&mut out, patching.max_nop()),
+        Patching::V6_8 | Patching::V6_12 => fill_one(&mut out, patching.max_nop()),
     }
     out
 }
 
 /// Merges NOPs as Linux does once it has patched a site.
-pub fn optimize(flavor: Flavor, bytes: &mut [u8]) {
-    let len = bytes.len();
+pub fn optimize(patching: Patching, bytes: &mut [u8]) {
+    match patching {
+        Patching::V6_1 => merge_single_bytes(bytes, patching.max_nop()),
+        Patching::V6_8 => merge_with_jumps(bytes, patching.max_nop()),
+        Patching::V6_12 => merge(bytes, patching.max_nop()),
+    }
+}
+
+/// Merges runs of two or more one-byte NOPs.
+fn merge_single_bytes(bytes: &mut [u8], max: usize) {
     let mut at = 0;
-    while at < len {
-        let Some(insn) = insn::decode(bytes, at) else { return };
-        match flavor {
-            // Runs of two or more one-byte NOPs.
-            Flavor::V6_1 if insn.len == 1 && insn.opcode[0] == 0x90 => {
-                let run = bytes[at..].iter().take_while(|b| **b == 0x90).count();
-                if run > 1 {
-                    fill_greedy(&mut bytes[at..at + run], flavor.max_nop());
-                }
-                at += run;
-            }
-            // Runs of any NOPs, unless it is one NOP at the very end.
-            Flavor::V6_12 if insn.is_nop() => {
-                let mut end = insn.end();
-                if end == len {
-                    return;
-                }
-                while let Some(next) = insn::decode(bytes, end).filter(|i| end < len && i.is_nop()) {
-                    end = next.end();
-                }
-                let end = end.min(len);
-                fill_one(&mut bytes[at..end], flavor.max_nop());
-                at = end;
-            }
-            _ => at = insn.end(),
+    while let Some(insn) = insn::decode(bytes, at) {
+        if insn.len > 1 || insn.opcode[0] != 0x90 {
+            at = insn.end();
+            continue;
         }
+        let run = bytes[at..].iter().take_while(|b| **b == 0x90).count();
+        if run > 1 {
+            fill_greedy(&mut bytes[at..at + run], max);
+        }
+        at += run;
+    }
+}
+
+/// The end of a run of NOPs that goes on at `at`.
+fn skip(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(next) = insn::decode(bytes, at).filter(insn::Insn::is_nop) {
+        at = next.end();
+    }
+    at
+}
+
+/// Merges runs of any NOPs, unless it is one NOP at the very end.
+fn merge(bytes: &mut [u8], max: usize) {
+    let mut at = 0;
+    while let Some(insn) = insn::decode(bytes, at) {
+        if !insn.is_nop() {
+            at = insn.end();
+            continue;
+        }
+        if insn.end() == bytes.len() {
+            return;
+        }
+        let end = skip(bytes, insn.end());
+        fill_one(&mut bytes[at..end], max);
+        at = end;
+    }
+}
+
+/// Merges runs of any NOPs, and with them a jump before them that leads behind them.
+fn merge_with_jumps(bytes: &mut [u8], max: usize) {
+    let (mut at, mut jump) = (0, None);
+    while let Some(insn) = insn::decode(bytes, at) {
+        if insn.is_nop() {
+            let end = skip(bytes, insn.end());
+            let over = jump.filter(|(_, target)| *target == end as i64).map(|(start, _)| start);
+            fill_one(&mut bytes[over.unwrap_or(at)..end], max);
+            at = end;
+            continue;
+        }
+        jump = match insn.opcode[0] {
+            0xeb | 0xe9 => insn.target(bytes).map(|target| (at, target)),
+            _ => None,
+        };
+        at = insn.end();
     }
 }
 
@@ -107,32 +143,44 @@ mod tests {
 
     #[test]
     fn long_fillers() {
-        assert_eq!(nops(Flavor::V6_1, 11), [NOPS[8], NOPS[3]].concat());
-        assert_eq!(nops(Flavor::V6_12, 11), NOPS[11]);
-        assert_eq!(nops(Flavor::V6_12, 13), [&[0xeb, 11][..], &[0xcc; 11]].concat());
-        assert_eq!(nops(Flavor::V6_12, 200)[..5], [0xe9, 195, 0, 0, 0]);
+        assert_eq!(nops(Patching::V6_1, 11), [NOPS[8], NOPS[3]].concat());
+        assert_eq!(nops(Patching::V6_12, 11), NOPS[11]);
+        assert_eq!(nops(Patching::V6_12, 13), [&[0xeb, 11][..], &[0xcc; 11]].concat());
+        assert_eq!(nops(Patching::V6_12, 200)[..5], [0xe9, 195, 0, 0, 0]);
     }
 
-    fn optimized(flavor: Flavor, bytes: &[u8]) -> Vec<u8> {
+    fn optimized(patching: Patching, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
-        optimize(flavor, &mut bytes);
+        optimize(patching, &mut bytes);
         bytes
     }
 
     #[test]
     fn a_lone_nop_stays() {
-        for flavor in [Flavor::V6_1, Flavor::V6_12] {
-            assert_eq!(optimized(flavor, &[0xfa, 0x90]), [0xfa, 0x90]);
-            assert_eq!(optimized(flavor, &[0xff, 0xd0, 0x90, 0x90, 0x90]), [0xff, 0xd0, 0x0f, 0x1f, 0x00]);
-            assert_eq!(optimized(flavor, &[0xff, 0xe0, 0xcc, 0x90, 0x90]), [0xff, 0xe0, 0xcc, 0x66, 0x90]);
+        for patching in [Patching::V6_1, Patching::V6_8, Patching::V6_12] {
+            assert_eq!(optimized(patching, &[0xfa, 0x90]), [0xfa, 0x90]);
+            assert_eq!(optimized(patching, &[0xff, 0xd0, 0x90, 0x90, 0x90]), [0xff, 0xd0, 0x0f, 0x1f, 0x00]);
+            assert_eq!(optimized(patching, &[0xff, 0xe0, 0xcc, 0x90, 0x90]), [0xff, 0xe0, 0xcc, 0x66, 0x90]);
+        }
+    }
+
+    #[test]
+    fn a_jump_over_nops_is_a_nop_only_in_6_8() {
+        let skipped = [0xfa, 0xeb, 0x03, 0x90, 0x90, 0x90, 0xfb];
+        let merged = [&[0xfa][..], NOPS[5], &[0xfb]].concat();
+        assert_eq!(optimized(Patching::V6_8, &skipped), merged);
+        assert_eq!(optimized(Patching::V6_12, &skipped), [0xfa, 0xeb, 0x03, 0x0f, 0x1f, 0x00, 0xfb]);
+        // One that leads elsewhere stays, and so does one with something else behind it.
+        for other in [[0xeb, 0x04, 0x90, 0x90, 0x90, 0xfb, 0xfa], [0xeb, 0x04, 0xcc, 0x90, 0x90, 0x90, 0xfa]] {
+            assert_eq!(optimized(Patching::V6_8, &other)[..2], other[..2]);
         }
     }
 
     #[test]
     fn newer_kernels_merge_all_nops_older_ones_only_single_bytes() {
         let mixed = [0x66, 0x90, 0x90, 0x0f, 0x1f, 0x00];
-        assert_eq!(optimized(Flavor::V6_1, &mixed), mixed);
-        assert_eq!(optimized(Flavor::V6_12, &mixed), NOPS[6]);
-        assert_eq!(optimized(Flavor::V6_12, &[0xf3, 0x90, 0x90, 0x90]), [0xf3, 0x90, 0x66, 0x90]);
+        assert_eq!(optimized(Patching::V6_1, &mixed), mixed);
+        assert_eq!(optimized(Patching::V6_12, &mixed), NOPS[6]);
+        assert_eq!(optimized(Patching::V6_12, &[0xf3, 0x90, 0x90, 0x90]), [0xf3, 0x90, 0x66, 0x90]);
     }
 }

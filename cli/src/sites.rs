@@ -69,7 +69,7 @@ pub enum What {
     /// A static call's trampoline and its link target.
     Trampoline(u64),
     /// A run-time constant: class, name, link value.
-    Const(ConstClass, &'static str, u64),
+    Const(ConstClass, String, u64),
 }
 
 impl What {

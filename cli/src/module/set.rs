@@ -15,7 +15,7 @@ use super::link::{Linked, block_of, exports, var};
 use super::sites::{Site, What, find};
 use crate::code::{Address, Code, Variant};
 use crate::emit::Emitter;
-use crate::flavor::Flavor;
+use crate::flavor::Patching;
 use crate::kernel::Kernel;
 use crate::trampoline;
 
@@ -202,9 +202,9 @@ fn place(path: &Path, scheme: Scheme, release: &str) -> Result<Placed> {
 
 /// Reads all files, in parallel. The modules are sorted by name.
 fn read(files: &[PathBuf], kernel: &Kernel<'_>) -> Result<(Vec<Placed>, Vec<LeftOut>)> {
-    let scheme = match kernel.flavor {
-        Flavor::V6_1 => Scheme::Two,
-        Flavor::V6_12 => Scheme::Seven,
+    let scheme = match kernel.flavor.patching {
+        Patching::V6_1 => Scheme::Two,
+        Patching::V6_8 | Patching::V6_12 => Scheme::Seven,
     };
     let release = &kernel.setup.release;
     let results: Vec<Result<Placed>> = files.par_iter().map(|path| place(path, scheme, release)).collect();

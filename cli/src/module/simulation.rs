@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use iced_x86::{Decoder, DecoderOptions};
 use secvisor_approval::wire::{KERNEL, SiteKind, cond};
 
-use crate::flavor::Flavor;
+use crate::flavor::{Flavor, Padding, Patching};
 use crate::kernel::Kernel;
 
 /// A small random number generator (SplitMix64).
@@ -225,8 +225,8 @@ impl Loaded {
         let (mut text_size, mut init_text_size) = (0, 0);
         for init in [false, true] {
             for m in 0..5 {
-                let block = match (flavor, init) {
-                    (Flavor::V6_1, _) => init as usize,
+                let block = match (flavor.patching, init) {
+                    (Patching::V6_1, _) => init as usize,
                     (_, false) => core_types[m],
                     (_, true) => init_types[m],
                 };
@@ -246,12 +246,12 @@ impl Loaded {
                 if m == 0 && block < 7 {
                     *(if init { &mut init_text_size } else { &mut text_size }) = sizes[block];
                 }
-                if flavor == Flavor::V6_1 && m != 3 {
+                if flavor.patching == Patching::V6_1 && m != 3 {
                     sizes[block] = (sizes[block] + 4095) & !4095;
                 }
             }
         }
-        if flavor == Flavor::V6_1 {
+        if flavor.patching == Patching::V6_1 {
             // Symbols of the module's own go behind the data.
             sizes[0] += 8192;
             sizes[1] += 8192;
@@ -269,7 +269,7 @@ impl Loaded {
                 s.addr = blocks[*block].0 + at;
             }
         }
-        let init_block = if flavor == Flavor::V6_1 { 1 } else { 4 };
+        let init_block = if flavor.patching == Patching::V6_1 { 1 } else { 4 };
         let percpu = 0x2_0000 + r.below(0x1000) * 32;
         Self {
             name,
@@ -506,8 +506,12 @@ impl Patched<'_> {
             }
             code.extend([0xff, (if op == 0xe8 { 0xd0 } else { 0xe0 }) + reg % 8]);
             let len = 5 + cs as usize;
+            let prefixes = self.kernel.flavor.padding == Padding::Prefixes;
             if op == 0xe9 && code.len() < len {
-                code.push(0xcc);
+                code.resize(if prefixes { len } else { code.len() + 1 }, 0xcc);
+            }
+            while prefixes && code.len() < len {
+                code.insert(if code[0] == 0x0f { 3 } else { 0 }, 0x2e);
             }
             while code.len() < len {
                 code.push(0x90);
@@ -515,9 +519,9 @@ impl Patched<'_> {
             if code.len() != len {
                 continue;
             }
-            match self.kernel.flavor {
-                Flavor::V6_1 => optimize_6_1(&mut code),
-                Flavor::V6_12 => optimize_6_12(&mut code),
+            match self.kernel.flavor.patching {
+                Patching::V6_1 => optimize_6_1(&mut code),
+                _ => optimize_6_12(&mut code),
             }
             self.memory.write(site, &code);
         }
@@ -656,23 +660,23 @@ impl Patched<'_> {
     /// `module_finalize()` and `ftrace_module_init()`.
     pub fn finalize(&mut self, m: &Loaded) {
         let flavor = self.kernel.flavor;
-        if flavor == Flavor::V6_1 {
+        if flavor.patching == Patching::V6_1 {
             self.paravirt(m.table(".parainstructions"));
         }
         self.retpolines(m.table(".retpoline_sites"));
         self.returns(m.table(".return_sites"));
-        match flavor {
-            Flavor::V6_1 => self.alternatives_6_1(m.table(".altinstructions")),
-            Flavor::V6_12 => self.alternatives_6_12(m.table(".altinstructions")),
+        match flavor.patching {
+            Patching::V6_1 => self.alternatives_6_1(m.table(".altinstructions")),
+            _ => self.alternatives_6_12(m.table(".altinstructions")),
         }
         for entry in m.table(".ibt_endbr_seal").step_by(4) {
             let at = self.memory.pointed(entry);
             assert_eq!(self.memory.at(at, 4), [0xf3, 0x0f, 0x1e, 0xfa]);
-            self.memory.write(at, &[0x66, 0x0f, 0x1f, 0x00]);
+            self.memory.write(at, &flavor.seal);
         }
-        let text = match flavor {
-            Flavor::V6_1 => m.table(".text"),
-            Flavor::V6_12 => m.blocks[0].0..m.blocks[0].0 + m.blocks[0].1,
+        let text = match flavor.patching {
+            Patching::V6_1 => m.table(".text"),
+            _ => m.blocks[0].0..m.blocks[0].0 + m.blocks[0].1,
         };
         for entry in m.table(".smp_locks").step_by(4) {
             let at = self.memory.pointed(entry);

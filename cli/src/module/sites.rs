@@ -15,7 +15,8 @@ use super::tables::{Alternative, Tables};
 use crate::alternatives::{self, Entry, Replacement};
 use crate::branches::{Retpoline, return_variants};
 use crate::code::{Address, Code, Variant};
-use crate::flavor::Flavor;
+use crate::flavor::Patching;
+use crate::gather::is_lock;
 use crate::kernel::Kernel;
 use crate::nops::NOP5;
 
@@ -54,7 +55,7 @@ pub struct Site {
 /// Finds the sites of a module's images, and brings their bytes to the form they have after loading where there is
 /// only one. The sites are sorted and do not overlap.
 pub fn find(linked: &Linked<'_>, kernel: &Kernel<'_>, images: &mut [Image]) -> Result<Vec<Vec<Site>>> {
-    let tables = Tables::read(linked, kernel.flavor)?;
+    let tables = Tables::read(linked, kernel.flavor.patching)?;
     let mut finder = Finder { kernel, images, sites: Vec::new(), returns: tables.returns.iter().copied().collect() };
     finder.sites.resize_with(finder.images.len(), Vec::new);
     finder.trampolines(linked).context("static call trampolines")?;
@@ -157,7 +158,7 @@ impl Finder<'_> {
                     before = forms.iter().map(|v| Variant::new(v.cond, link.clone().overlaid(pos, &v.code))).collect();
                 }
             }
-            let mut variants = alternatives::variants(self.kernel.flavor, site, &link, &before, &entries)?;
+            let mut variants = alternatives::variants(self.kernel.flavor.patching, site, &link, &before, &entries)?;
             // Forms that pass while the site is patched pass before it can run.
             let mut first = true;
             variants.retain(|v| std::mem::take(&mut first) || v.cond != cond::BOOT_ONLY);
@@ -166,7 +167,7 @@ impl Finder<'_> {
         for p in tables.paravirt.iter().filter(|p| !done.contains(&p.site)) {
             let (image, link) = self.take(p.site, p.len)?;
             let mut call = self.kernel.pv.paravirt(p.operation)?;
-            call.bytes = alternatives::optimized(self.kernel.flavor, call.clone()).bytes;
+            call.bytes = alternatives::optimized(self.kernel.flavor.patching, call.clone()).bytes;
             let forms = vec![Variant::new(cond::BOOT_ONLY, link), Variant::new(cond::BASE, call)];
             self.add(image, p.site.value, p.len, What::Choice(forms));
         }
@@ -280,19 +281,18 @@ impl Finder<'_> {
     fn locks(&mut self, linked: &Linked<'_>, tables: &Tables) -> Result<()> {
         // 6.1 rewrites those of the section `.text`, later kernels those of the whole block.
         let text = linked.ko.section(".text");
-        let part = match (self.kernel.flavor, text.and_then(|i| Some((i, linked.layout.sections[i]?)))) {
-            (Flavor::V6_1, Some((i, place))) => place.offset..place.offset + linked.ko.sections[i].size,
-            (Flavor::V6_1, None) => 0..0,
-            (Flavor::V6_12, _) => 0..u64::MAX,
+        let part = match (self.kernel.flavor.patching, text.and_then(|i| Some((i, linked.layout.sections[i]?)))) {
+            (Patching::V6_1, Some((i, place))) => place.offset..place.offset + linked.ko.sections[i].size,
+            (Patching::V6_1, None) => 0..0,
+            (Patching::V6_8 | Patching::V6_12, _) => 0..u64::MAX,
         };
         for at in &tables.locks {
             let image = self.image(*at)?;
             if self.images[image].block != Block::Text || !part.contains(&at.value) {
                 continue;
             }
-            match self.images[image].bytes[at.value as usize] {
-                0xf0 => self.add(image, at.value, 1, What::Lock),
-                other => bail!("{other:02x} at {:#x} is no LOCK prefix", at.value),
+            if is_lock(self.images[image].bytes[at.value as usize])? {
+                self.add(image, at.value, 1, What::Lock);
             }
         }
         Ok(())
@@ -304,7 +304,7 @@ impl Finder<'_> {
             let image = self.image(*at)?;
             let bytes = &mut self.images[image].bytes[at.value as usize..];
             ensure!(bytes.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]), "no ENDBR64 at {:#x}", at.value);
-            bytes[..4].copy_from_slice(&[0x66, 0x0f, 0x1f, 0x00]);
+            bytes[..4].copy_from_slice(&self.kernel.flavor.seal);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::link::Linked;
 use crate::alternatives::{RawEntry, read_entry};
 use crate::code::Address;
-use crate::flavor::Flavor;
+use crate::flavor::Patching;
 
 /// An entry of `.altinstructions`.
 #[derive(Clone, Copy, Debug)]
@@ -65,14 +65,14 @@ pub struct Tables {
 
 impl Tables {
     /// Reads all tables.
-    pub fn read(linked: &Linked<'_>, flavor: Flavor) -> Result<Self> {
+    pub fn read(linked: &Linked<'_>, patching: Patching) -> Result<Self> {
         let list = |name: &str, width: u64| -> Result<Vec<Address>> {
             let Some(table) = Table::open(linked, name, width)? else { return Ok(Vec::new()) };
             // An entry without a relocation is empty: `.smp_locks` is padded with them.
             Ok(table.pointers.iter().map(|p| p.1).collect())
         };
         Ok(Self {
-            alternatives: alternatives(linked, flavor)?,
+            alternatives: alternatives(linked, patching)?,
             paravirt: paravirt(linked)?,
             retpolines: list(".retpoline_sites", 4)?,
             returns: list(".return_sites", 4)?,
@@ -116,12 +116,12 @@ impl<'a> Table<'a> {
     }
 }
 
-fn alternatives(linked: &Linked<'_>, flavor: Flavor) -> Result<Vec<Alternative>> {
-    let Some(table) = Table::open(linked, ".altinstructions", flavor.alt_entry_len() as u64)? else {
+fn alternatives(linked: &Linked<'_>, patching: Patching) -> Result<Vec<Alternative>> {
+    let Some(table) = Table::open(linked, ".altinstructions", patching.alt_entry_len() as u64)? else {
         return Ok(Vec::new());
     };
     let read = |i: usize| {
-        let raw = read_entry(flavor, table.entry(i))?;
+        let raw = read_entry(patching, table.entry(i))?;
         let replacement = if raw.replacement_len > 0 { table.pointer(i, 4)? } else { Address::absolute(0) };
         Ok(Alternative { site: table.pointer(i, 0)?, replacement, raw })
     };

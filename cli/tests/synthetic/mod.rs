@@ -172,6 +172,7 @@ fn text() -> Code {
 fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
     use at::*;
     let mut all: Vec<(u64, char, String)> = [
+        (0, 'A', "__per_cpu_start"),
         (BASE, 'T', "_text"),
         (FENTRY, 'T', "__fentry__"),
         (FTRACE, 'T', "ftrace_caller"),
@@ -190,9 +191,9 @@ fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
         (BASE + 0x400, 'T', "nop_func"),
         (BASE + 0x420, 'T', "BUG_func"),
         (NATIVE, 'T', "native_func"),
-        (BASE + 0x460, 't', "text_poke_apply_relocation"),
+        (BASE + 0x460, 't', "__apply_relocation"),
         (SEAL, 't', "apply_seal_endbr"),
-        (SEAL + 0x20, 't', "after_seal"),
+        (SEAL + 0x20, 'T', "apply_retpolines"),
         (WORK, 'T', "work"),
         (TRAMPOLINE, 'T', "__static_call_text_start"),
         (TRAMPOLINE, 'T', "__SCT__work"),
@@ -264,7 +265,7 @@ pub fn kallsyms(symbols: &[(u64, char, String)]) -> Vec<u8> {
     out.extend(index);
     pad(&mut out);
     for (address, ..) in symbols {
-        let offset = -1 - (address.wrapping_sub(BASE) as i64);
+        let offset = if *address < BASE { *address as i64 } else { -1 - (address.wrapping_sub(BASE) as i64) };
         out.extend((offset as i32).to_le_bytes());
     }
     pad(&mut out);
