@@ -331,6 +331,14 @@ impl Vcpu {
         if long { save.rip } else { (save.cs.base + (save.rip & 0xffff_ffff)) & 0xffff_ffff }
     }
 
+    /// The address of a page fault that is delivered to the guest. VMRUN loads it from the block (APM 2, 15.5.1); that of
+    /// Bochs 3.0 leaves CR2 as it is, so that the register is written, too.
+    #[inline]
+    pub(crate) fn set_cr2(&mut self, address: u64) {
+        self.vmcb.save.cr2 = address;
+        instr::write_cr2(address);
+    }
+
     /// Delivers an exception to the guest.
     pub(crate) fn inject(&mut self, event: Event) {
         self.vmcb.control.event_injection = event.0;

@@ -87,6 +87,12 @@ pub fn sldt() -> u16 {
     value
 }
 
+/// Writes CR2, which is the guest's: this program takes no page fault that it survives.
+pub fn write_cr2(address: u64) {
+    // SAFETY: changes no memory, and nothing of ours depends on it.
+    unsafe { asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags)) };
+}
+
 /// Time-stamp counter.
 pub fn rdtsc() -> u64 {
     // SAFETY: every processor with SVM has it.

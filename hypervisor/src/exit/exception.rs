@@ -33,7 +33,7 @@ impl Vcpu {
             Event::exception(number)
         };
         match number {
-            vector::PF => self.vmcb.save.cr2 = control.exit_info2,
+            vector::PF => self.set_cr2(control.exit_info2),
             // INT3 and INTO are traps: the address pushed is that of the next instruction.
             vector::BP | vector::OF => self.skip_software(1),
             _ => {}

@@ -62,7 +62,7 @@ impl Vcpu {
             FrameState::Data => {}
             FrameState::Approved(_) | FrameState::Device | FrameState::Hypervisor => {
                 self.violation(Violation { rule: Rule::UserFetch, frame, nearest: None });
-                self.vmcb.save.cr2 = self.linear_rip();
+                self.set_cr2(self.linear_rip());
                 self.deliver(Event::exception_with(vector::PF, 0x15));
             }
         }

@@ -77,7 +77,7 @@ impl Vcpu {
                     self.not_started();
                 } else if let Some(va) = fetch {
                     // Not present and a fetch: with P=1 Linux takes it for a stale TLB entry and tries for ever.
-                    self.vmcb.save.cr2 = va;
+                    self.set_cr2(va);
                     self.inject(Event::exception_with(vector::PF, 0x10));
                 }
             }
