@@ -44,14 +44,20 @@ pub const FREE: [(u32, u32); 22] = [
 ];
 
 /// Registers of which only some bits may change: number and those bits.
-const BITS: [(u32, u64); 5] = [
+const BITS: [(u32, u64); 8] = [
     // APIC_BASE: x2APIC mode, not the address: it must not come to lie over RAM. Nor may it be switched off: SecVisor
     // itself reaches other CPUs through it.
     (0x1b, 1 << 10),
+    // MCA_INTR_CFG: which extended local vector a deferred error raises, and whether it does (arch/x86/kernel/cpu/mce/amd.c).
+    (0xc000_0410, 0xf6),
     // HWCR: McStatusWrEn, TscFreqSel, CpbDis, IRPerfEn (arch/x86/kernel/cpu/amd.c).
     (0xc001_0015, 1 << 18 | 1 << 24 | 1 << 25 | 1 << 30),
+    // NB_CFG: CF8h reaches extended configuration space, too (arch/x86/pci/amd_bus.c). The rules for CFCh hold there as well.
+    (0xc001_001f, 1 << 46),
     // LS_CFG: speculative store bypass disable, by family (arch/x86/kernel/cpu/amd.c, bsp_init_amd).
     (0xc001_1020, 1 << 10 | 1 << 33 | 1 << 54),
+    // FP_CFG: the bit against stale quotients on Zen 1 (arch/x86/kernel/cpu/amd.c).
+    (0xc001_1028, 1 << 9),
     // DE_CFG: serializing LFENCE, the Zenbleed bit (arch/x86/kernel/cpu/amd.c).
     (0xc001_1029, 1 << 1 | 1 << 9),
     // DE_CFG2: the bit against branch type confusion on Zen 2 (arch/x86/kernel/cpu/amd.c, init_spectral_chicken).
@@ -102,10 +108,13 @@ mod tests {
         assert_eq!(write(0x1b, base & !(1 << 11), || base), MsrWrite::Refuse);
         assert_eq!(write(0xc001_0015, 1 << 30, || 0), MsrWrite::Allow);
         assert_eq!(write(0xc001_0015, 1, || 0), MsrWrite::Refuse);
-        let known: [(u32, &[u32]); 5] = [
+        let known: [(u32, &[u32]); 8] = [
             (0x1b, &[10]),
+            (0xc000_0410, &[1, 2, 4, 5, 6, 7]),
             (0xc001_0015, &[18, 24, 25, 30]),
+            (0xc001_001f, &[46]),
             (0xc001_1020, &[10, 33, 54]),
+            (0xc001_1028, &[9]),
             (0xc001_1029, &[1, 9]),
             (0xc001_10e3, &[1]),
         ];

@@ -223,6 +223,14 @@ mod tests {
             assert_eq!(host_bridge(function as u16), function == 0 || (0xc0..0xf0).contains(&function));
             assert_eq!(held_in_memory(function as u16), host_bridge(function as u16) || function == 0xf8);
         }
+        // Extended configuration space, where the processor lets CF8h name it by bits 24 to 27: held whole.
+        for function in [0, 0xc0, 0xe8] {
+            for offset in (0x100..0x1000).step_by(4) {
+                let address = 1 << 31 | (offset & 0xf00) << 16 | function << 8 | offset & 0xff;
+                assert_eq!(p.write(0xcf8, 4, address), PortWrite::Pass);
+                assert_ne!(p.write(0xcfc, 4, 0), PortWrite::Pass, "{function:#x} {offset:#x}");
+            }
+        }
         for (port, size) in [(0xcf8, 1), (0xcf8, 2), (0xcfa, 2), (0xcf9, 2), (0xcf7, 2), (0xcfb, 2)] {
             assert_eq!(p.write(port, size, 0), PortWrite::Refuse, "{port:#x} {size}");
         }
