@@ -23,7 +23,12 @@ pub enum Suite {
     Bookworm,
     /// Newer versions rebuilt for Debian 12.
     BookwormBackports,
+    /// Debian 13, whose programs need its own C library.
+    Trixie,
 }
+
+/// Packages of Debian 13 are taken only where it is named.
+const PREFERENCES: &str = "Package: *\nPin: release n=trixie\nPin-Priority: -1\n";
 
 /// One package in one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,15 +76,17 @@ impl Apt {
             line(&security, "bookworm-security"),
             line(&main, "bookworm-backports"),
             line(&main, "trixie-backports"),
+            line(&main, "trixie"),
         ];
         fs::write(self.directory.join("sources.list"), sources.concat())?;
+        fs::write(self.directory.join("preferences"), PREFERENCES)?;
         let here = self.directory.display();
         let configuration = format!(
             "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n\
              #clear Acquire::IndexTargets::deb::DEP-11;\n#clear Acquire::IndexTargets::deb::DEP-11-icons-small;\n\
              #clear Acquire::IndexTargets::deb::DEP-11-icons;\n\
              Dir::Etc::sourcelist \"{here}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
-             Dir::Etc::preferences \"/dev/null\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
+             Dir::Etc::preferences \"{here}/preferences\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
              Dir::State \"{here}/state\";\nDir::State::status \"/var/lib/dpkg/status\";\nDir::Cache \"{here}/cache\";\n\
              Dir::Cache::pkgcache \"pkgcache.bin\";\nDebug::NoLocking \"1\";\nAPT::Sandbox::User \"\";\n\
              APT::Default-Release \"\";\nAPT::Install-Recommends \"0\";\nAPT::Architecture \"amd64\";\n\
@@ -97,9 +104,11 @@ impl Apt {
 
     fn command_in(&self, tool: &str, suite: Suite) -> Command {
         let mut command = self.command(tool);
-        if suite == Suite::BookwormBackports {
-            command.args(["-t", "bookworm-backports"]);
-        }
+        match suite {
+            Suite::Bookworm => &mut command,
+            Suite::BookwormBackports => command.args(["-t", "bookworm-backports"]),
+            Suite::Trixie => command.args(["-t", "trixie"]),
+        };
         command
     }
 
@@ -128,15 +137,24 @@ impl Apt {
 
     /// `names` and everything they need that the system lacks, without recommendations.
     pub fn with_dependencies(&self, names: &[&str], suite: Suite) -> Result<Vec<Package>> {
+        let packages = self.resolve(names, &mut self.command_in("apt-get", suite))?;
+        // Two C libraries in one process do not mix; the system's is new enough or nothing here would run.
+        Ok(packages.into_iter().filter(|p| p.name != "libc6" && p.name != "libc-bin").collect())
+    }
+
+    /// `names` and everything they need, the C library included, as if the system had nothing.
+    pub fn with_everything(&self, names: &[&str], suite: Suite) -> Result<Vec<Package>> {
+        self.resolve(names, self.command_in("apt-get", suite).args(["-o", "Dir::State::status=/dev/null"]))
+    }
+
+    fn resolve(&self, names: &[&str], apt_get: &mut Command) -> Result<Vec<Package>> {
         // Reinstalling makes apt list the named packages even where the system already has them.
-        let text =
-            read(self.command_in("apt-get", suite).args(["install", "--simulate", "--reinstall", "-qq"]).args(names))
-                .with_context(|| format!("apt cannot resolve {}", names.join(" ")))?;
+        let text = read(apt_get.args(["install", "--simulate", "--reinstall", "-qq"]).args(names))
+            .with_context(|| format!("apt cannot resolve {}", names.join(" ")))?;
         // "Inst name [old] (version archive [arch])"
         let packages: Vec<_> = text.lines().filter_map(parse_inst).collect();
         ensure!(!packages.is_empty(), "apt resolves {} to nothing", names.join(" "));
-        // Two C libraries in one process do not mix; the system's is new enough or nothing here would run.
-        Ok(packages.into_iter().filter(|p| p.name != "libc6" && p.name != "libc-bin").collect())
+        Ok(packages)
     }
 
     /// Downloads `packages` and unpacks them over one another into `directory`.

@@ -7,12 +7,13 @@ mod spoil;
 
 use crate::approve::approve;
 use crate::demo;
+use crate::emulator::Emulator;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
+use crate::machine::{Boot, Machine};
 use crate::module::build_module;
 use crate::patch::Module;
 use crate::progress::during;
-use crate::qemu::{Boot, Machine};
 use crate::run::CMDLINE;
 use crate::{toolchain, workspace};
 use anyhow::{Context, Result, ensure};
@@ -56,6 +57,9 @@ pub struct Options {
     /// The kernel image; or 6.1 or 6.12 for Debian's, fetched when needed
     #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
     kernel: PathBuf,
+    /// What emulates the machines
+    #[arg(long, value_enum, default_value_t)]
+    emulator: Emulator,
     /// Number of CPUs; attacks that need two have two at least
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: u32,
@@ -81,10 +85,14 @@ pub fn attack(options: &Options) -> Result<bool> {
     }
     attacks.retain(|attack| attack.cpus.of(options.cpus).is_some());
     ensure!(!attacks.is_empty(), "none of these makes sense with so many CPUs");
+    let left_out = manifest::leave_out(&mut attacks, options.emulator)?;
+    ensure!(!attacks.is_empty(), "none of these can be tried there: {}", left_out[0]);
     let scratch = Scratch::new()?;
-    let mut prepared = during("building the attacks", || Prepared::new(&kernel, options.cpus, &scratch))?;
+    let (emulator, cpus) = (options.emulator, options.cpus);
+    let mut prepared = during("building the attacks", || Prepared::new(&kernel, emulator, cpus, &scratch))?;
     let results = prepared.run(&attacks, options.native, &scratch)?;
     print!("{}", results.text());
+    left_out.iter().for_each(|one| println!("left out: {one}"));
     if options.json {
         println!("{}", results.json());
     }
@@ -97,9 +105,23 @@ pub fn test(line: Line, all: bool) -> Result<()> {
     let mut attacks = manifest::read()?;
     attacks.retain(|attack| all || attack.boots.shared() && attack.boots.feature.is_none());
     let scratch = Scratch::new()?;
-    let results = Prepared::new(&kernel, 1, &scratch)?.run(&attacks, false, &scratch)?;
+    let results = Prepared::new(&kernel, Emulator::Qemu, 1, &scratch)?.run(&attacks, false, &scratch)?;
     print!("{}", results.text());
     ensure!(results.ok(), "not every attack ended as it must");
+    Ok(())
+}
+
+/// The same on the other emulator: all that can be tried there with one CPU.
+pub fn test_on_bochs(line: Line) -> Result<()> {
+    let options = Options {
+        names: Vec::new(),
+        native: false,
+        kernel: line.name().into(),
+        emulator: Emulator::Bochs,
+        cpus: 1,
+        json: false,
+    };
+    ensure!(attack(&options)?, "not every attack ended as it must");
     Ok(())
 }
 
@@ -123,6 +145,7 @@ impl Drop for Scratch {
 /// The programs and modules, for one kernel.
 struct Prepared<'a> {
     kernel: &'a Kernel,
+    emulator: Emulator,
     /// How many a machine has, unless its attacks need more.
     cpus: u32,
     program: PathBuf,
@@ -137,10 +160,11 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn new<'a>(kernel: &'a Kernel, cpus: u32, scratch: &Scratch) -> Result<Prepared<'a>> {
+    fn new<'a>(kernel: &'a Kernel, emulator: Emulator, cpus: u32, scratch: &Scratch) -> Result<Prepared<'a>> {
         let ours = |directory: &str, name: &str| build_module(kernel, &workspace::root().join(directory).join(name));
         Ok(Prepared {
             kernel,
+            emulator,
             cpus,
             program: build_program(scratch)?,
             vulnerable: ours("guest", "vulnerable")?,
@@ -150,6 +174,15 @@ impl Prepared<'_> {
             other: other_module(kernel)?,
             init_text: Vec::new(),
         })
+    }
+
+    /// A machine for some of them.
+    fn machine(&self, label: &str, cpus: u32) -> Machine {
+        let mut machine = Machine::new(&format!("attack-{label}"));
+        machine.emulator = self.emulator;
+        machine.cpus = cpus;
+        machine.pci_devices = true;
+        machine
     }
 
     /// The initial RAM disk that runs these attacks.
@@ -237,12 +270,12 @@ impl Prepared<'_> {
     ) -> Result<Vec<u8>> {
         let (physical, address, length) = spoil::init_text(&mut fs::read(approval)?)?;
         let initrd = self.initrd(&[], scratch.0.join("initrd"))?;
-        let mut guest = Machine::new("attack-init-text").start(&boot(initrd, &[])?)?;
+        let mut guest = self.machine("init-text", self.cpus).start(&boot(initrd, &[])?)?;
         // Some time before it is freed; what Linux patches in it, it has patched.
         guest.wait_for("to unpack rootfs image", Duration::from_secs(120))?;
-        guest.monitor().execute("stop")?;
+        guest.control().pause()?;
         let file = scratch.0.join("init-text");
-        guest.monitor().save_memory(physical, length, &file)?;
+        guest.control().save_memory(physical, length, &file)?;
         let bytes = [address.to_le_bytes().to_vec(), fs::read(file)?].concat();
         guest.finish()?;
         Ok(bytes)
@@ -266,7 +299,7 @@ impl Prepared<'_> {
             while !names.is_empty() {
                 eprintln!("{} {label}, {cpus} CPUs: {} attacks", self.kernel.release, names.len());
                 let initrd = self.initrd(&names, scratch.0.join("initrd"))?;
-                let session = Session::run(label, &boot(initrd, &names)?, &names, cpus)?;
+                let session = Session::run(&self.machine(label, cpus), &boot(initrd, &names)?, &names)?;
                 // Whoever ended the machine took the rest with it: they get another one.
                 names.retain(|name| !session.iter().any(|one| one.name == *name));
                 ensure!(!session.is_empty(), "the guest did not come up");

@@ -12,8 +12,8 @@ mod scaling;
 
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
+use crate::machine::{Boot, Machine};
 use crate::progress::during;
-use crate::qemu::{Boot, Machine};
 use crate::{program, run, toolchain, workspace};
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -100,6 +100,6 @@ impl Options {
 /// A machine whose time-stamp counter counts instructions.
 fn counting(name: &str) -> Machine {
     let mut machine = Machine::new(name);
-    machine.count_instructions = true;
+    machine.qemu.count_instructions = true;
     machine
 }

@@ -1,4 +1,4 @@
-//! A disc that boots a multiboot2 image under BIOS and UEFI alike, by GRUB.
+//! A disc that boots Linux or a multiboot2 image under BIOS and UEFI alike, by GRUB.
 
 use crate::tools::{Grub, library_path};
 use crate::workspace;
@@ -8,12 +8,34 @@ use std::path::{Path, PathBuf};
 use xshell::{Shell, cmd};
 
 /// What GRUB needs to read the disc and its menu, and to boot from it.
-const MODULES: [&str; 7] = ["normal", "iso9660", "search", "search_fs_file", "configfile", "multiboot2", "part_msdos"];
+const MODULES: [&str; 8] =
+    ["normal", "iso9660", "search", "search_fs_file", "configfile", "multiboot2", "linux", "part_msdos"];
+
+/// By which protocol the image is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Multiboot2, an ELF32 or ELF64.
+    Multiboot2,
+    /// Linux's own; its only module is the initial RAM disk.
+    Linux,
+}
+
+impl Protocol {
+    /// GRUB's commands for an image and for a module.
+    fn commands(self) -> [&'static str; 2] {
+        match self {
+            Protocol::Multiboot2 => ["multiboot2", "module2"],
+            Protocol::Linux => ["linux", "initrd"],
+        }
+    }
+}
 
 /// What the disc boots.
 #[derive(Clone, Debug)]
 pub struct Disc {
-    /// The multiboot2 image, ELF32 or ELF64.
+    /// How it is started.
+    pub protocol: Protocol,
+    /// The image.
     pub image: PathBuf,
     /// Its command line, which unlike QEMU's does not begin with a path.
     pub cmdline: String,
@@ -46,10 +68,11 @@ impl Disc {
 
     /// Files are numbered on the disc, the image being 0: their names need no quoting.
     fn menu(&self) -> String {
+        let [image, module] = self.protocol.commands();
         let mut menu = String::from("set timeout=0\nmenuentry secvisor {\n");
-        menu.push_str(&format!("multiboot2 /boot/0 {}\n", quoted(&self.cmdline)));
+        menu.push_str(&format!("{image} /boot/0 {}\n", quoted(&self.cmdline)));
         for (number, (_, arguments)) in self.modules.iter().enumerate() {
-            menu.push_str(&format!("module2 /boot/{} {}\n", number + 1, quoted(arguments)));
+            menu.push_str(&format!("{module} /boot/{} {}\n", number + 1, quoted(arguments)));
         }
         menu.push_str("}\n");
         menu
@@ -130,10 +153,14 @@ mod tests {
     fn the_menu_names_modules_by_number() {
         let modules =
             vec![("approval.bin".into(), "console=ttyS0,115200 x=$y".into()), ("initrd".into(), String::new())];
-        let disc = Disc { image: "image".into(), cmdline: String::new(), modules };
+        let mut disc = Disc { protocol: Protocol::Multiboot2, image: "image".into(), cmdline: String::new(), modules };
         let menu = disc.menu();
         assert!(
             menu.contains("multiboot2 /boot/0 \nmodule2 /boot/1 'console=ttyS0,115200' 'x=$y'\nmodule2 /boot/2 \n")
         );
+        disc.protocol = Protocol::Linux;
+        disc.cmdline = "quiet".into();
+        disc.modules = vec![("initrd".into(), String::new())];
+        assert!(disc.menu().contains("linux /boot/0 'quiet'\ninitrd /boot/1 \n"));
     }
 }

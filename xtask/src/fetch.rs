@@ -18,6 +18,8 @@ pub struct Bundle {
 pub enum Contents {
     /// These packages and whatever they need that the system lacks.
     Programs(&'static [&'static str], Suite),
+    /// These packages and whatever they need, the C library included, so that nothing of the system's is used.
+    System(&'static [&'static str], Suite),
     /// Exactly these packages.
     Plain(&'static [&'static str], Suite),
     /// The kernel a metapackage of this flavour stands for, and the headers for building modules.
@@ -61,6 +63,7 @@ impl Bundle {
     fn recipe(&self) -> String {
         match &self.contents {
             Contents::Programs(names, suite) => format!("programs {names:?} {suite:?}"),
+            Contents::System(names, suite) => format!("system {names:?} {suite:?}"),
             Contents::Plain(names, suite) => format!("plain {names:?} {suite:?}"),
             Contents::Kernel(flavour, suite) => format!("kernel {flavour} {suite:?}"),
             Contents::Version(name, prefix) => format!("version {name} {prefix}"),
@@ -84,17 +87,19 @@ impl Bundle {
 
     fn packages(&self, apt: &Apt) -> Result<Vec<Package>> {
         match &self.contents {
-            Contents::Programs(names, suite) => {
-                let mut all = apt.with_dependencies(names, *suite)?;
-                // The one the bundle is named after comes first, for the reader.
-                all.sort_by_key(|package| package.name != names[0]);
-                Ok(all)
-            }
+            Contents::Programs(names, suite) => Ok(first(names[0], apt.with_dependencies(names, *suite)?)),
+            Contents::System(names, suite) => Ok(first(names[0], apt.with_everything(names, *suite)?)),
             Contents::Plain(names, suite) => names.iter().map(|name| Ok(apt.show(name, *suite)?.0)).collect(),
             Contents::Kernel(flavour, suite) => kernel_packages(apt, flavour, *suite),
             Contents::Version(name, prefix) => Ok(vec![apt.version_starting(name, prefix)?]),
         }
     }
+}
+
+/// The package the bundle is named after comes first, for the reader.
+fn first(name: &str, mut packages: Vec<Package>) -> Vec<Package> {
+    packages.sort_by_key(|package| package.name != name);
+    packages
 }
 
 /// One at a time: several of us may run at once in one checkout.

@@ -1,11 +1,10 @@
 //! A running guest: its console line by line, SecVisor's report, and how it ended.
 
-use crate::qmp::{Listener, Monitor};
-use anyhow::{Context, Result, bail, ensure};
+use crate::emulator::{Control, Process, REPORT, Running};
+use anyhow::{Result, bail, ensure};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +16,9 @@ pub enum End {
     PoweredOff,
     /// It was reset, by the guest or by a triple fault.
     Reset,
-    /// It ended through the debug port, or QEMU failed, with this status.
+    /// The guest has put it to sleep.
+    Asleep,
+    /// It ended through the debug port, or the emulator failed, with this status.
     Status(i32),
 }
 
@@ -49,25 +50,20 @@ impl Patience {
 
 /// A running machine; dropping it ends it.
 pub struct Guest {
-    child: Child,
-    input: ChildStdin,
+    process: Process,
+    input: Box<dyn Write>,
     console: Receiver<String>,
     seen: Vec<String>,
-    monitor: Monitor,
+    control: Box<dyn Control>,
     logs: PathBuf,
 }
 
 impl Guest {
-    /// Runs `command`, whose console is on its standard output and whose report goes into `logs`.
-    pub(crate) fn spawn(mut command: Command, listener: Listener, logs: PathBuf) -> Result<Guest> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(logs.join("qemu.log"))?);
-        let mut child = command.spawn().context("cannot start QEMU")?;
-        let console = child.stdout.take().context("no console")?;
+    /// Listens to a machine that was started; its logs are in `logs`.
+    pub(crate) fn new(machine: Running, logs: PathBuf) -> Result<Guest> {
+        let Running { process, console, input, control } = machine;
         let console = read_lines(console, File::create(logs.join("console.log"))?);
-        let input = child.stdin.take().context("no console input")?;
-        let monitor = listener.accept(|| matches!(child.try_wait(), Ok(None)));
-        let monitor = monitor.with_context(|| fs::read_to_string(logs.join("qemu.log")).unwrap_or_default())?;
-        Ok(Guest { child, input, console, seen: Vec::new(), monitor, logs })
+        Ok(Guest { process, input, console, seen: Vec::new(), control, logs })
     }
 
     /// Waits for a console line that contains `text`, and returns it; gives up when nothing is said for `limit`.
@@ -94,7 +90,7 @@ impl Guest {
     pub fn wait_for_report(&mut self, text: &str, limit: Duration) -> Result<String> {
         let deadline = Instant::now() + limit;
         loop {
-            let ended = self.child.try_wait()?.is_some();
+            let ended = self.has_ended();
             if let Some(line) = self.report()?.into_iter().find(|line| line.contains(text)) {
                 return Ok(line);
             }
@@ -110,12 +106,12 @@ impl Guest {
         Ok(self.input.flush()?)
     }
 
-    /// QEMU's control channel.
-    pub fn monitor(&mut self) -> &mut Monitor {
-        &mut self.monitor
+    /// The machine from outside.
+    pub fn control(&mut self) -> &mut dyn Control {
+        &mut *self.control
     }
 
-    /// Waits until the machine has ended by itself; gives up when nothing is said for `limit`.
+    /// Waits until the machine has ended by itself, or sleeps; gives up when nothing is said for `limit`.
     pub fn wait_end(&mut self, limit: Duration) -> Result<End> {
         let mut patience = Patience::new(limit);
         let status = loop {
@@ -123,25 +119,26 @@ impl Guest {
                 self.seen.push(line);
                 patience.heard();
             }
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.process.ended()? {
                 break status;
+            }
+            if self.control.asleep() {
+                return Ok(End::Asleep);
             }
             let still = || format!("still running; {}; {}", self.how_long(&patience), self.where_to_look());
             ensure!(!patience.left().is_zero(), still());
             thread::sleep(Duration::from_millis(20));
         };
         self.seen.extend(self.console.iter());
-        match (status.code(), self.monitor.shutdown_reason().as_deref()) {
-            (Some(0), Some("guest-shutdown")) => Ok(End::PoweredOff),
-            (Some(0), Some("guest-reset")) => Ok(End::Reset),
-            (Some(code), _) => Ok(End::Status(code)),
-            (None, _) => bail!("QEMU was killed ({status}); {}", self.where_to_look()),
+        match self.control.end(status) {
+            Some(end) => Ok(end),
+            None => bail!("the emulator was killed ({status}); {}", self.where_to_look()),
         }
     }
 
     /// Whether the machine has ended.
-    pub fn has_ended(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(Some(_)))
+    pub fn has_ended(&self) -> bool {
+        !self.process.runs()
     }
 
     /// What the console has said so far, as far as it was waited for.
@@ -151,7 +148,7 @@ impl Guest {
 
     /// What SecVisor has reported so far.
     pub fn report(&self) -> Result<Vec<String>> {
-        let bytes = fs::read(self.logs.join("report.log")).unwrap_or_default();
+        let bytes = fs::read(self.logs.join(REPORT)).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         // The last line may still be incomplete.
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -183,12 +180,11 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.kill();
     }
 }
 
-fn read_lines(from: ChildStdout, mut log: File) -> Receiver<String> {
+fn read_lines(from: Box<dyn Read + Send>, mut log: File) -> Receiver<String> {
     let (sender, lines) = channel();
     thread::spawn(move || {
         let mut from = BufReader::new(from);

@@ -77,7 +77,7 @@ fn perform(task: Task) -> Result<bool> {
 fn fetch(refresh: bool) -> Result<()> {
     let mut bundles: Vec<Bundle> = vec![tools::qemu_bundle()];
     bundles.extend(Line::USUAL.map(Line::bundle));
-    bundles.extend([tools::busybox_bundle(), tools::grub_bundle()]);
+    bundles.extend([tools::busybox_bundle(), tools::grub_bundle(), tools::bochs_bundle()]);
     for bundle in bundles {
         let directory = if refresh { bundle.refresh()? } else { bundle.obtain()? };
         println!("ready   {:14} {}", bundle.name, directory.display());

@@ -1,7 +1,7 @@
 //! One run of the demonstration, watched from outside.
 
 use crate::guest::{End, Guest};
-use crate::qemu::{Boot, Machine};
+use crate::machine::{Boot, Machine};
 use anyhow::{Result, bail, ensure};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

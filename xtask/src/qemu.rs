@@ -1,122 +1,108 @@
-//! A guest in QEMU: a machine, a way to boot it, and its serial lines.
-//!
-//! COM1 is the guest's console, COM2 is where SecVisor reports. Both are kept in a directory of their own,
-//! which goes only when the test says that it is satisfied.
+//! Machines in QEMU.
 
-use crate::guest::Guest;
-use crate::qmp::Listener;
+use crate::emulator::{Control, Process, REPORT, Running, read_log};
+use crate::guest::End;
+use crate::machine::{Boot, Machine};
+use crate::qmp::{Listener, Monitor};
 use crate::tools::Qemu;
-use crate::workspace;
 use anyhow::{Context, Result, ensure};
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 
-/// How the machine gets its first instructions.
-#[derive(Clone, Debug)]
-pub enum Boot {
-    /// Linux alone, by QEMU's own loader.
-    Native {
-        /// The kernel image.
-        vmlinuz: PathBuf,
-        /// The initial RAM disk.
-        initrd: PathBuf,
-        /// Linux's command line.
-        cmdline: String,
-    },
-    /// A multiboot image with modules, each a file and the arguments that follow its name.
-    Multiboot {
-        /// The image, an ELF32.
-        image: PathBuf,
-        /// Its command line; QEMU puts the image's path before it.
-        cmdline: String,
-        /// Its modules, in order.
-        modules: Vec<(PathBuf, String)>,
-    },
-    /// A bootable disc.
-    Disc {
-        /// The ISO image.
-        iso: PathBuf,
-        /// Whether the firmware is UEFI's instead of a BIOS.
-        uefi: bool,
-    },
-}
-
-/// The machine to start.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// What its logs are called.
-    pub name: String,
-    /// How much memory it has.
-    pub memory_mib: u32,
-    /// How many CPUs.
-    pub cpus: u32,
+/// What other emulators do not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
     /// The CPU model and its flags.
     pub cpu: String,
     /// Count time in instructions, so that the TSC is the number executed.
     pub count_instructions: bool,
     /// Let port 0xf4 end the machine with a status of `value * 2 + 1`.
     pub debug_exit: bool,
-    /// Anything else for QEMU's command line.
+    /// Anything else for the command line.
     pub extra: Vec<String>,
 }
 
-impl Machine {
-    /// A machine with one CPU and a gigabyte.
-    pub fn new(name: &str) -> Machine {
-        Machine {
-            name: name.to_string(),
-            memory_mib: 1024,
-            cpus: 1,
-            cpu: "max,la57=off".to_string(),
-            count_instructions: false,
-            debug_exit: false,
-            extra: Vec::new(),
+impl Default for Options {
+    fn default() -> Options {
+        Options { cpu: "max,la57=off".to_string(), count_instructions: false, debug_exit: false, extra: Vec::new() }
+    }
+}
+
+/// What QEMU says of itself.
+const LOG: &str = "qemu.log";
+
+/// Starts a machine.
+pub fn start(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Running> {
+    let listener = Listener::open()?;
+    let mut command = command(machine, boot, logs)?;
+    command.args(["-qmp", &listener.option()]);
+    fs::write(logs.join("command"), format!("{command:?}\n"))?;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(logs.join(LOG))?);
+    let mut child = command.spawn().context("cannot start QEMU")?;
+    let console = Box::new(child.stdout.take().context("no console")?);
+    let input = Box::new(child.stdin.take().context("no console input")?);
+    let process = Process::new(child);
+    let monitor = listener.accept(|| process.runs()).with_context(|| read_log(&logs.join(LOG)))?;
+    Ok(Running { process, console, input, control: Box::new(monitor) })
+}
+
+/// Starts a machine with its console on our terminal, until it ends.
+pub fn interact(machine: &Machine, boot: &Boot, logs: &Path) -> Result<()> {
+    let status = command(machine, boot, logs)?.status().context("cannot start QEMU")?;
+    ensure!(status.success(), "QEMU ended by {status}");
+    Ok(())
+}
+
+fn command(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Command> {
+    let Options { cpu, count_instructions, debug_exit, extra } = &machine.qemu;
+    let qemu = Qemu::obtain()?;
+    let mut command = qemu.command();
+    // QEMU's x2APIC aborts when instructions are counted.
+    let cpu = if *count_instructions { format!("{cpu},-x2apic") } else { cpu.clone() };
+    command
+        .args(["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-cpu", &cpu, "-smp", &machine.cpus.to_string(), "-m", &machine.memory_mib.to_string()])
+        .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+        .arg("-serial")
+        .arg(format!("file:{}", logs.join(REPORT).display()));
+    if machine.pci_devices {
+        command.args(["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"]);
+    }
+    if *count_instructions {
+        command.args(["-icount", "shift=0,sleep=off"]);
+    }
+    if *debug_exit {
+        command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+    }
+    command.args(extra);
+    boot.configure(&mut command, &qemu, logs)?;
+    Ok(command)
+}
+
+impl Control for Monitor {
+    fn end(&mut self, status: ExitStatus) -> Option<End> {
+        match (status.code()?, self.shutdown_reason().as_deref()) {
+            (0, Some("guest-shutdown")) => Some(End::PoweredOff),
+            (0, Some("guest-reset")) => Some(End::Reset),
+            (code, _) => Some(End::Status(code)),
         }
     }
 
-    /// Starts it.
-    pub fn start(&self, boot: &Boot) -> Result<Guest> {
-        let logs = new_log_directory(&self.name)?;
-        let qemu = Qemu::obtain()?;
-        let listener = Listener::open()?;
-        let mut command = qemu.command();
-        self.configure(&mut command, &logs);
-        command.args(["-qmp", &listener.option()]);
-        boot.configure(&mut command, &qemu, &logs)?;
-        fs::write(logs.join("command"), format!("{command:?}\n"))?;
-        Guest::spawn(command, listener, logs)
+    fn asleep(&mut self) -> bool {
+        self.told_of("SUSPEND")
     }
 
-    /// Starts it with its console on our terminal, until it ends; its report is kept.
-    pub fn interact(&self, boot: &Boot) -> Result<PathBuf> {
-        let logs = new_log_directory(&self.name)?;
-        let qemu = Qemu::obtain()?;
-        let mut command = qemu.command();
-        self.configure(&mut command, &logs);
-        boot.configure(&mut command, &qemu, &logs)?;
-        let status = command.status().context("cannot start QEMU")?;
-        ensure!(status.success(), "QEMU ended by {status}");
-        Ok(logs)
+    fn inject_nmi(&mut self) -> Result<()> {
+        self.execute("inject-nmi")
     }
 
-    fn configure(&self, command: &mut Command, logs: &Path) {
-        // QEMU's x2APIC aborts when instructions are counted.
-        let cpu = if self.count_instructions { format!("{},-x2apic", self.cpu) } else { self.cpu.clone() };
-        command
-            .args(["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"])
-            .args(["-cpu", &cpu, "-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .arg("-serial")
-            .arg(format!("file:{}", logs.join("report.log").display()));
-        if self.count_instructions {
-            command.args(["-icount", "shift=0,sleep=off"]);
-        }
-        if self.debug_exit {
-            command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
-        }
-        command.args(&self.extra);
+    fn pause(&mut self) -> Result<()> {
+        self.execute("stop")
+    }
+
+    fn save_memory(&mut self, address: u64, size: u64, file: &Path) -> Result<()> {
+        Monitor::save_memory(self, address, size, file)
     }
 }
 
@@ -153,14 +139,6 @@ fn module_option(file: &Path, text: &str) -> Result<String> {
     let file = file.to_str().context("a module's path is not text")?;
     ensure!(!file.contains(' '), "QEMU cannot load a multiboot module from a path with a space: {file}");
     Ok(format!("{file} {text}").trim_end().replace(',', ",,"))
-}
-
-fn new_log_directory(name: &str) -> Result<PathBuf> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let logs = workspace::target().join("guests").join(format!("{name}-{}-{number}", std::process::id()));
-    fs::create_dir_all(&logs)?;
-    Ok(logs)
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use crate::approve::approve;
 use crate::demo::{self, Demo};
-use crate::disc::Disc;
+use crate::disc::{Disc, Protocol};
+use crate::emulator::Emulator;
 use crate::guest::End;
 use crate::kernel::{Kernel, Line};
+use crate::machine::{Boot, Machine};
 use crate::play::{self, Play};
 use crate::progress::during;
-use crate::qemu::{Boot, Machine};
 use crate::table::Comparison;
 use crate::{toolchain, workspace};
 use anyhow::{Result, ensure};
@@ -49,6 +50,9 @@ pub struct Options {
     /// Number of CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: u32,
+    /// What emulates the machine
+    #[arg(long, value_enum, default_value_t)]
+    emulator: Emulator,
     /// Run only without SecVisor
     #[arg(long)]
     native: bool,
@@ -79,7 +83,7 @@ enum Wanted {
 /// How SecVisor is booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loader {
-    /// QEMU's own.
+    /// The emulator's own, if it has one.
     Direct,
     /// GRUB, started by a BIOS.
     Bios,
@@ -88,7 +92,7 @@ pub enum Loader {
 }
 
 /// The demonstration on one of Debian's kernels; an error if anything ended otherwise than it must.
-pub fn demonstration(line: Line, loader: Loader, cpus: u32) -> Result<()> {
+pub fn demonstration(line: Line, emulator: Emulator, loader: Loader, cpus: u32) -> Result<()> {
     let options = Options {
         kernel: line.name().into(),
         modules: None,
@@ -97,6 +101,7 @@ pub fn demonstration(line: Line, loader: Loader, cpus: u32) -> Result<()> {
         append: None,
         memory: MEMORY_MIB,
         cpus,
+        emulator,
         native: false,
         shell: false,
         iso: loader == Loader::Bios,
@@ -195,7 +200,7 @@ impl Options {
         if !self.iso && !self.uefi {
             return Ok(Boot::Multiboot { image, cmdline, modules });
         }
-        let disc = Disc { image, cmdline, modules };
+        let disc = Disc { protocol: Protocol::Multiboot2, image, cmdline, modules };
         let iso = during("making a disc", || disc.write(&scratch.0.join("disc.iso")))?;
         Ok(Boot::Disc { iso, uefi: self.uefi })
     }
@@ -204,6 +209,7 @@ impl Options {
         let mut machine = Machine::new(name);
         machine.memory_mib = self.memory;
         machine.cpus = self.cpus;
+        machine.emulator = self.emulator;
         machine
     }
 

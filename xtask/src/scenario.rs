@@ -14,11 +14,12 @@ mod tracer;
 mod usermode;
 
 use crate::attack;
+use crate::emulator::Emulator;
 use crate::guest::End;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
+use crate::machine::{Boot, Machine};
 use crate::module::build_module;
-use crate::qemu::{Boot, Machine};
 use crate::run::{self, CMDLINE, Loader};
 use crate::workspace;
 use anyhow::{Result, ensure};
@@ -40,10 +41,10 @@ pub struct Scenario {
 pub fn all() -> Vec<Scenario> {
     let mut every = Collection::default();
     every.on_each("native-module", native_module);
-    every.on_each("demonstration", |line| run::demonstration(line, Loader::Direct, 1));
-    every.on_each("demonstration-4-cpus", |line| run::demonstration(line, Loader::Direct, 4));
-    every.on("demonstration-bios", Line::Cloud61, |line| run::demonstration(line, Loader::Bios, 1));
-    every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Loader::Uefi, 1));
+    every.on_each("demonstration", |line| run::demonstration(line, Emulator::Qemu, Loader::Direct, 1));
+    every.on_each("demonstration-4-cpus", |line| run::demonstration(line, Emulator::Qemu, Loader::Direct, 4));
+    every.on("demonstration-bios", Line::Cloud61, |line| run::demonstration(line, Emulator::Qemu, Loader::Bios, 1));
+    every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("usermode", usermode::same_lines);
     every.staged("devices", devices::disks_and_network);
     every.staged("patching", patching::switches);
@@ -66,9 +67,11 @@ pub fn all() -> Vec<Scenario> {
 
     every.long = true;
     every.staged("cpus-storm-5-minutes", |stage| cpus::storm(stage, 300));
-    every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Loader::Bios, 1));
-    every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Loader::Uefi, 1));
+    every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Emulator::Qemu, Loader::Bios, 1));
+    every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("all-modules", sweep::all);
+    every.on_each("bochs-demonstration", |line| run::demonstration(line, Emulator::Bochs, Loader::Direct, 1));
+    every.on_each("bochs-attacks", attack::test_on_bochs);
     every.scenarios
 }
 

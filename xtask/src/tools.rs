@@ -25,6 +25,12 @@ pub fn qemu_bundle() -> Bundle {
     Bundle { name: "qemu".to_string(), contents }
 }
 
+/// The packages of Bochs, of its firmware, and of all they need. The terminal's display is the smallest; none is used.
+pub fn bochs_bundle() -> Bundle {
+    let names = &["bochs", "bochs-term", "bochsbios", "vgabios"];
+    Bundle { name: "bochs".to_string(), contents: Contents::System(names, Suite::Trixie) }
+}
+
 /// The packages that make bootable images.
 pub fn grub_bundle() -> Bundle {
     let names = &["grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "xorriso", "mtools"];
@@ -91,6 +97,34 @@ impl Qemu {
 pub struct Grub {
     /// The root of the unpacked packages, if it is not the system's.
     pub root: Option<PathBuf>,
+}
+
+/// Bochs, always the cached one: its releases differ much in what they emulate.
+#[derive(Clone, Debug)]
+pub struct Bochs {
+    root: PathBuf,
+}
+
+impl Bochs {
+    /// Fetched if need be.
+    pub fn obtain() -> Result<Bochs> {
+        Ok(Bochs { root: bochs_bundle().obtain()? })
+    }
+
+    /// A command that starts it, by its own system's loader and with its own C library.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(self.root.join("usr/lib64/ld-linux-x86-64.so.2"));
+        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
+        command.arg("--library-path").arg(&libraries).arg(self.root.join("usr/bin/bochs-bin"));
+        command.env("LTDL_LIBRARY_PATH", libraries.join("bochs/plugins"));
+        command.env("BXSHARE", self.root.join("usr/share/bochs"));
+        command
+    }
+
+    /// The BIOS, and that of the graphics adapter.
+    pub fn firmware(&self) -> [PathBuf; 2] {
+        ["bochs/BIOS-bochs-latest", "vgabios/vgabios.bin"].map(|file| self.root.join("usr/share").join(file))
+    }
 }
 
 impl Grub {

@@ -1,5 +1,6 @@
 //! `attacks/manifest`: which attacks there are, and how each must end.
 
+use crate::emulator::Emulator;
 use crate::workspace;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -92,6 +93,37 @@ pub fn read() -> Result<Vec<Attack>> {
     Ok(attacks)
 }
 
+/// Takes out what cannot be tried in this emulator; what it was and why, for people.
+pub fn leave_out(attacks: &mut Vec<Attack>, emulator: Emulator) -> Result<Vec<String>> {
+    if emulator == Emulator::Qemu {
+        return Ok(Vec::new());
+    }
+    let reasons = parse_reasons(&fs::read_to_string(workspace::root().join("attacks/not-on-bochs"))?)?;
+    let mut left_out = Vec::new();
+    attacks.retain(|attack| match reasons.iter().find(|(name, _)| *name == attack.name) {
+        Some((name, reason)) => {
+            left_out.push(format!("{name}: {reason}"));
+            false
+        }
+        None if attack.cpus == Cpus::Many => {
+            left_out.push(format!("{}: needs two CPUs", attack.name));
+            false
+        }
+        None => true,
+    });
+    Ok(left_out)
+}
+
+/// A name and a reason in each line.
+fn parse_reasons(text: &str) -> Result<Vec<(String, String)>> {
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let split = |line: &str| {
+        let (name, reason) = line.split_once(' ').with_context(|| format!("no reason: {line}"))?;
+        Ok((name.to_string(), reason.trim().to_string()))
+    };
+    lines.map(split).collect()
+}
+
 fn parse(text: &str) -> Result<Vec<Attack>> {
     text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(parse_line).collect()
 }
@@ -130,6 +162,20 @@ mod tests {
         assert_eq!([1, 2, 4].map(|wanted| Cpus::Any.of(wanted)), [Some(1), Some(2), Some(4)]);
         assert_eq!([1, 2, 4].map(|wanted| Cpus::One.of(wanted)), [Some(1), None, None]);
         assert_eq!([1, 2, 4].map(|wanted| Cpus::Many.of(wanted)), [Some(2), Some(2), Some(4)]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_an_attack_and_has_a_reason() {
+        let reasons = parse_reasons("# a comment\n\nsome-attack  no such device\n").unwrap();
+        assert_eq!(reasons, [("some-attack".to_string(), "no such device".to_string())]);
+        assert!(parse_reasons("some-attack\n").is_err());
+        let (all, mut some) = (read().unwrap(), read().unwrap());
+        assert!(leave_out(&mut some, Emulator::Qemu).unwrap().is_empty());
+        let left_out = leave_out(&mut some, Emulator::Bochs).unwrap();
+        assert_eq!(left_out.len() + some.len(), all.len());
+        let named = fs::read_to_string(workspace::root().join("attacks/not-on-bochs")).unwrap();
+        let known = |name: &String| all.iter().any(|attack| attack.name == *name);
+        parse_reasons(&named).unwrap().iter().for_each(|(name, _)| assert!(known(name), "no attack {name}"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! One boot with some attacks in it, watched from outside.
 
 use crate::guest::{End, Guest};
+use crate::machine::{Boot, Machine};
 use crate::play::violations;
-use crate::qemu::{Boot, Machine};
 use anyhow::{Result, bail};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -46,20 +46,16 @@ pub struct Session {
     range: Range<u64>,
     ended: Vec<Ended>,
     alive: bool,
-    asleep: bool,
 }
 
 impl Session {
-    /// Runs these attacks on a machine with so many CPUs until the machine is off; whichever ended it is the last that is told of.
-    pub fn run(label: &str, boot: &Boot, names: &[String], cpus: u32) -> Result<Vec<Ended>> {
-        let mut machine = Machine::new(&format!("attack-{label}"));
-        machine.cpus = cpus;
-        machine.extra = ["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"].map(str::to_string).to_vec();
+    /// Runs these attacks on this machine until it is off; whichever ended it is the last that is told of.
+    pub fn run(machine: &Machine, boot: &Boot, names: &[String]) -> Result<Vec<Ended>> {
         let guest = machine.start(boot)?;
-        let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false, asleep: false };
+        let mut session = Session { guest, current: None, range: 0..0, ended: Vec::new(), alive: false };
         let end = session.follow(names)?;
         let off = end == Some(End::PoweredOff);
-        let Session { guest, current, range, mut ended, alive, asleep } = session;
+        let Session { guest, current, range, mut ended, alive } = session;
         let ok = off && alive && current.is_none();
         // Nobody but the last can be to blame, if the others were followed by one that ended as it should.
         for (index, one) in ended.iter_mut().rev().enumerate() {
@@ -67,7 +63,7 @@ impl Session {
         }
         let logs = guest.logs().display().to_string();
         if let Some(name) = current {
-            let (word, detail) = how_it_ended(&guest, asleep, end.as_ref());
+            let (word, detail) = how_it_ended(&guest, end.as_ref());
             let violations = violations(&guest)?.into_iter().filter(|line| number(line) > range.end).collect();
             ended.push(Ended { name, word, detail, violations, alive: false, logs: Some(logs) });
         } else if ok {
@@ -103,10 +99,7 @@ impl Session {
         loop {
             let line = match self.guest.wait_for("", LOOK.min(deadline.saturating_duration_since(Instant::now()))) {
                 Ok(line) => line,
-                Err(_) if self.guest.monitor().told_of("SUSPEND") => {
-                    self.asleep = true;
-                    break;
-                }
+                Err(_) if self.guest.control().asleep() => break,
                 Err(_) if Instant::now() < deadline && !self.guest.has_ended() => continue,
                 Err(_) => break,
             };
@@ -155,8 +148,8 @@ fn number(line: &str) -> u64 {
 }
 
 /// For an attack after which the guest said nothing more.
-fn how_it_ended(guest: &Guest, asleep: bool, end: Option<&End>) -> (String, String) {
-    if end.is_none() && asleep {
+fn how_it_ended(guest: &Guest, end: Option<&End>) -> (String, String) {
+    if end == Some(&End::Asleep) {
         return ("suspended".to_string(), "the machine sleeps".to_string());
     }
     let last = |lines: &[String], text: &str| lines.iter().rev().find(|line| line.contains(text)).cloned();

@@ -4,7 +4,7 @@
 //! SecVisor's is says how far the counter had got when it was entered.
 
 use crate::guest::End;
-use crate::qemu::Boot;
+use crate::machine::Boot;
 use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -51,7 +51,7 @@ pub fn instructions() -> Result<u64> {
     bytes.extend(PROBE);
     fs::write(&image, bytes)?;
     let mut machine = super::counting("firmware");
-    machine.debug_exit = true;
+    machine.qemu.debug_exit = true;
     let mut guest = machine.start(&Boot::Multiboot { image, cmdline: String::new(), modules: Vec::new() })?;
     let line = guest.wait_for("", Duration::from_secs(60))?;
     let end = guest.wait_end(Duration::from_secs(10))?;

@@ -1,7 +1,7 @@
 //! What the workload in the guest says of itself
 
 use crate::guest::End;
-use crate::qemu::{Boot, Machine};
+use crate::machine::{Boot, Machine};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;

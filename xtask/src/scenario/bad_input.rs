@@ -1,7 +1,7 @@
 //! What cannot be started is refused by one clear line before anything of the guest runs.
 
 use super::stage::{Setting, Stage};
-use crate::qemu::{Boot, Machine};
+use crate::machine::{Boot, Machine};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::time::Duration;
@@ -50,8 +50,8 @@ pub const CASES: [Case; 14] = [
         start.cmdline().clear();
     }),
     case("command-line-too-long", "the command line is too long", |start| start.cmdline().extend(["x"; 3000])),
-    case("no-svm", "the processor has no SVM", |start| start.machine.cpu += ",svm=off"),
-    case("no-nested-paging", "the processor has no nested paging", |start| start.machine.cpu += ",npt=off"),
+    case("no-svm", "the processor has no SVM", |start| start.machine.qemu.cpu += ",svm=off"),
+    case("no-nested-paging", "the processor has no nested paging", |start| start.machine.qemu.cpu += ",npt=off"),
     case("little-memory", "too little memory", |start| start.machine.memory_mib = 128),
     case("tiny-memory", "memory", |start| start.machine.memory_mib = 64),
 ];

@@ -1,7 +1,7 @@
 //! Many CPUs: all come up, go and come back, and patch the kernel while others execute it.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said, switched_off};
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 

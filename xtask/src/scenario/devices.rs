@@ -2,7 +2,7 @@
 
 use super::loading::{FUNCTIONS, chain};
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use crate::workspace::{self, find_program};
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -32,12 +32,12 @@ pub fn disks_and_network(stage: &Stage) -> Result<()> {
     let mut machine = Machine::new("devices");
     for (disk, device) in disks.iter().zip(["virtio-blk-pci", "nvme,serial=1"]) {
         let id = device.split('-').next().unwrap_or_default().split(',').next().unwrap_or_default();
-        machine.extra.extend(["-drive".into(), format!("if=none,format=raw,id={id},file={}", disk.display())]);
-        machine.extra.extend(["-device".into(), format!("{device},drive={id}")]);
+        machine.qemu.extra.extend(["-drive".into(), format!("if=none,format=raw,id={id},file={}", disk.display())]);
+        machine.qemu.extra.extend(["-device".into(), format!("{device},drive={id}")]);
     }
     for (number, device) in ["virtio-net-pci", "vmxnet3"].iter().enumerate() {
         let net = format!("user,id=net{number},tftp={}", shared.display());
-        machine.extra.extend(["-netdev".into(), net, "-device".into(), format!("{device},netdev=net{number}")]);
+        machine.qemu.extra.extend(["-netdev".into(), net, "-device".into(), format!("{device},netdev=net{number}")]);
     }
     let mut initrd = stage.initrd()?;
     initrd.add_file(&format!("modules/{FILE}"), &shared.join(FILE))?;

@@ -2,8 +2,8 @@
 
 use super::stage::{QUIET, Setting, Stage, said, switched_off};
 use crate::guest::Guest;
+use crate::machine::Machine;
 use crate::play::violations;
-use crate::qemu::Machine;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub fn absent(stage: &Stage) -> Result<()> {
     let address = u64::from_str_radix(address, 16)?;
     let content = |guest: &mut Guest| {
         let file = stage.file("saved");
-        guest.monitor().save_memory(address, REACHED, &file)?;
+        guest.control().save_memory(address, REACHED, &file)?;
         Ok::<_, anyhow::Error>(fs::read(file)?)
     };
     let before = content(&mut guest)?;

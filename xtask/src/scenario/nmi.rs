@@ -2,7 +2,7 @@
 
 use super::stage::{Setting, Stage, no_violations, said, switched_off};
 use crate::guest::Guest;
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub fn reaches_linux(stage: &Stage) -> Result<()> {
 
 /// Linux knows no reason for it, and says so.
 fn inject(guest: &mut Guest) -> Result<()> {
-    guest.monitor().execute("inject-nmi")?;
+    guest.control().inject_nmi()?;
     guest.wait_for("NMI received for unknown reason", Duration::from_secs(60))?;
     guest.wait_for("Dazed and confused", Duration::from_secs(60))?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Linux patches itself at run time: static keys, static calls, tracepoints. All of that is approved.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 

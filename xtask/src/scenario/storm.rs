@@ -2,9 +2,9 @@
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
 use crate::guest::Guest;
+use crate::machine::Machine;
 use crate::play::violations;
 use crate::program;
-use crate::qemu::Machine;
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use super::loading::{FUNCTIONS, chain};
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
 use crate::guest::Guest;
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use anyhow::{Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! for each.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What programs may do in user mode is the same beneath SecVisor.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
-use crate::qemu::Machine;
+use crate::machine::Machine;
 use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
