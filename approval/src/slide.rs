@@ -24,6 +24,9 @@ impl Opened<'_> {
     pub fn slide(&mut self, by: u64) {
         assert!(by <= self.room(), "no room to move the kernel by {by:#x}");
         assert!(by.is_multiple_of(self.look().1.info.align), "{by:#x} is no multiple of the kernel's alignment");
+        if by == 0 {
+            return;
+        }
         self.slide_fields(by);
         let kernel = |var| var == NONE;
         self.each(Section::Regions, |r: &mut Region| r.base += if kernel(r.module) { by } else { 0 });

@@ -32,6 +32,7 @@ mod module;
 pub mod msr;
 mod page;
 mod pin;
+pub mod place;
 pub mod port;
 mod site;
 mod state;

@@ -14,7 +14,7 @@ use crate::machine::{Boot, Machine};
 use crate::module::build_module;
 use crate::patch::Module;
 use crate::progress::during;
-use crate::run::CMDLINE;
+use crate::run::{CMDLINE, FIXED};
 use crate::{toolchain, workspace};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -312,7 +312,7 @@ impl Prepared<'_> {
 
 /// Both guests' command line: that of the other tests, and memory for a crash kernel.
 fn command_line() -> String {
-    format!("{CMDLINE} crashkernel=32M")
+    format!("{CMDLINE} {FIXED} crashkernel=32M")
 }
 
 /// A stock module of another kernel line, as long as this kernel wants the part that describes it.

@@ -77,7 +77,7 @@ impl Options {
         let all = self.only.is_none() && !self.scaling;
         let approval = during(&approving, || approval::make(kernel, all))?;
 
-        let cmdline = format!("{} quiet{append}", run::CMDLINE);
+        let cmdline = format!("{} {} quiet{append}", run::CMDLINE, run::FIXED);
         let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: initrd.clone(), cmdline: cmdline.clone() };
         let modules = vec![(approval.file.clone(), String::new()), (initrd, String::new())];
         let beneath = Boot::Multiboot { image, cmdline: format!("{cmdline} BENCH_BENEATH=1"), modules };

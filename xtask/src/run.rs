@@ -19,7 +19,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What every guest's kernel is told.
-pub const CMDLINE: &str = "console=ttyS0,115200 nokaslr panic=-1";
+pub const CMDLINE: &str = "console=ttyS0,115200 panic=-1";
+
+/// What it is told, too, where addresses or numbers of instructions are compared.
+pub const FIXED: &str = "nokaslr";
 
 const MEMORY_MIB: u32 = 1024;
 
@@ -93,23 +96,28 @@ pub enum Loader {
 
 /// The demonstration on one of Debian's kernels; an error if anything ended otherwise than it must.
 pub fn demonstration(line: Line, emulator: Emulator, loader: Loader, cpus: u32) -> Result<()> {
-    let options = Options {
-        kernel: line.name().into(),
-        modules: None,
-        initrd: None,
-        script: None,
-        append: None,
-        memory: MEMORY_MIB,
-        cpus,
-        emulator,
-        native: false,
-        shell: false,
-        iso: loader == Loader::Bios,
-        uefi: loader == Loader::Uefi,
-        json: false,
-    };
-    ensure!(run(&options)?, "not everything ended as it must");
+    ensure!(run(&Options::usual(line, emulator, loader, cpus))?, "not everything ended as it must");
     Ok(())
+}
+
+/// The demonstration, once without SecVisor and several times beneath it: what was seen beneath it.
+pub fn demonstrations(line: Line, times: usize) -> Result<Vec<Play>> {
+    let options = Options::usual(line, Emulator::Qemu, Loader::Direct, 1);
+    let (kernel, scratch) = (options.kernel()?, Scratch::new()?);
+    let prepared = options.prepare(&kernel, &scratch)?;
+    let beneath = options.beneath(&kernel, &prepared, CMDLINE, &scratch)?;
+    let cmdline = CMDLINE.to_string();
+    let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: prepared.initrd, cmdline };
+    let native = options.play(&kernel, "without", &native)?;
+    let mut plays = Vec::new();
+    for _ in 0..times {
+        let secvisor = options.play(&kernel, "beneath", &beneath)?;
+        let comparison = Comparison { release: &kernel.release, cpus: 1, native: &native, secvisor: Some(&secvisor) };
+        ensure!(comparison.ok(), "not everything ended as it must:\n{}", comparison.text());
+        plays.push(secvisor);
+    }
+    native.finish()?;
+    Ok(plays)
 }
 
 /// Runs what is wanted; tells whether everything ended as it must.
@@ -157,6 +165,29 @@ struct Prepared {
 }
 
 impl Options {
+    fn usual(line: Line, emulator: Emulator, loader: Loader, cpus: u32) -> Options {
+        Options {
+            kernel: line.name().into(),
+            modules: None,
+            initrd: None,
+            script: None,
+            append: None,
+            memory: MEMORY_MIB,
+            cpus,
+            emulator,
+            native: false,
+            shell: false,
+            iso: loader == Loader::Bios,
+            uefi: loader == Loader::Uefi,
+            json: false,
+        }
+    }
+
+    fn play(&self, kernel: &Kernel, name: &str, boot: &Boot) -> Result<Play> {
+        eprintln!("{} {name} SecVisor", kernel.release);
+        Play::run(&self.machine(name), boot)
+    }
+
     fn wanted(&self) -> Wanted {
         match (self.shell, &self.initrd, &self.script) {
             (true, ..) => Wanted::Shell,
@@ -214,12 +245,8 @@ impl Options {
     }
 
     fn compare(&self, kernel: &Kernel, native: &Boot, beneath: Option<&Boot>) -> Result<bool> {
-        let play = |name: &str, boot: &Boot| {
-            eprintln!("{} {name} SecVisor", kernel.release);
-            Play::run(&self.machine(name), boot)
-        };
-        let native = play("without", native)?;
-        let secvisor = beneath.map(|boot| play("beneath", boot)).transpose()?;
+        let native = self.play(kernel, "without", native)?;
+        let secvisor = beneath.map(|boot| self.play(kernel, "beneath", boot)).transpose()?;
         let comparison =
             Comparison { release: &kernel.release, cpus: self.cpus, native: &native, secvisor: secvisor.as_ref() };
         print!("{}", comparison.text());

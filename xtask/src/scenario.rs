@@ -3,6 +3,7 @@
 mod bad_input;
 mod cpus;
 mod devices;
+mod kaslr;
 mod loading;
 mod memory;
 mod nmi;
@@ -54,6 +55,8 @@ pub fn all() -> Vec<Scenario> {
     every.staged("cpus-storm", |stage| cpus::storm(stage, 30));
     every.staged("nmi", nmi::reaches_linux);
     every.staged("some-modules", sweep::some);
+    every.on_each("kaslr-demonstrations", kaslr::demonstrations);
+    every.staged("kaslr-places", kaslr::places);
     every.staged("footprint", memory::footprint);
     every.staged("hypervisor-memory", memory::absent);
     every.staged("storm-of-calls", storm::calls);

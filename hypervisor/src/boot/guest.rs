@@ -29,21 +29,21 @@ const GDT: u64 = 2;
 const PML4: u64 = 3;
 const PDPT: u64 = 4;
 
-/// Copies the kernel's image to where it belongs.
+/// Copies the kernel's image to physical memory from `to` on.
 ///
 /// # Safety
-/// The image's span is RAM that nothing else needs.
-pub unsafe fn load_kernel(launch: &Launch<'_>, view: &View<'_>, pages: &[PageBytes]) {
+/// The image's span from there is RAM that nothing else needs.
+pub unsafe fn load_kernel(launch: &Launch<'_>, view: &View<'_>, pages: &[PageBytes], to: u64) {
     let info = &view.info;
-    // SAFETY: the caller's; `view::open` has checked that everything lies within the span.
+    // SAFETY: the caller's; `Opened::new` has checked that everything lies within the span.
     unsafe {
-        physical::zero(info.image_phys, info.image_span);
+        physical::zero(to, info.image_span);
         for run in launch.runs.iter() {
             let bytes = &launch.data[run.data_offset as usize..][..run.len as usize];
-            physical::write(info.image_phys + run.image_offset, bytes);
+            physical::write(to + run.image_offset, bytes);
         }
         for region in view.regions.iter().take_while(|r| r.module == secvisor_approval::wire::NONE) {
-            let at = info.image_phys + (region.base - info.image_va);
+            let at = to + (region.base - info.image_va);
             for i in 0..region.pages {
                 physical::write(at + i as u64 * PAGE as u64, &pages[(region.first_page + i) as usize]);
             }
@@ -61,6 +61,8 @@ pub struct Handover<'a> {
     pub kept: &'a [Range<u64>],
     /// The kernel's own part of the command line, from the approval.
     pub additions: &'a str,
+    /// Whether the kernel's place was drawn.
+    pub drawn: bool,
 }
 
 /// Writes `boot_params`, command line and first tables.
@@ -78,7 +80,7 @@ pub unsafe fn write_tables(low: &LowMemory, view: &View<'_>, h: &Handover<'_>) -
     put(0x202, b"HdrS"); // header
     put(0x206, &(view.info.boot_version as u16).to_le_bytes()); // version
     put(0x210, &[0xff]); // type_of_loader: undefined
-    put(0x211, &[1]); // loadflags: LOADED_HIGH
+    put(0x211, &[1 | (h.drawn as u8) << 1]); // loadflags: LOADED_HIGH, KASLR_FLAG
     let len = h.initrd.end - h.initrd.start;
     put(0x218, &(h.initrd.start as u32).to_le_bytes()); // ramdisk_image
     put(0x21c, &(len as u32).to_le_bytes()); // ramdisk_size

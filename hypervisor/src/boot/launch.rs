@@ -4,13 +4,13 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use secvisor_amd64::vmcb::Vmcb;
-use secvisor_approval::view;
+use secvisor_approval::view::{self, Opened};
 use secvisor_rules::apic::MESSAGES;
 use secvisor_rules::{Access, Frame, FrameTable, Memory, Rules};
 
 use super::guest::{self, AP_PAGE, Handover, LOW_PAGES, LowMemory};
 use super::info::{self, BootInfo};
-use super::{acpi, ap};
+use super::{acpi, ap, kaslr};
 use crate::cpu::svm::{self, Features, Missing};
 use crate::cpu::{apic, mtrr};
 use crate::crowd::{Cpu, Crowd};
@@ -37,7 +37,7 @@ pub enum Error {
     Approval(view::Error),
     /// There is not enough memory, in MiB.
     Memory(u64),
-    /// The place the kernel was built for is not free RAM.
+    /// The place the kernel was linked for is not free RAM, and there is no other.
     KernelPlace(u64),
     /// More memory than is mapped.
     TooMuchMemory,
@@ -145,23 +145,26 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
         physical::relocate(approval.start, arena.approval, len);
         physical::claim::<u8>(arena.approval, len as usize)
     };
-    let (kernel, view, reference) = view::open(file).map_err(Error::Approval)?;
+    let mut opened = Opened::new(file).map_err(Error::Approval)?;
+    let (room, info) = (opened.room(), opened.look().1.info);
+    let image = image_range();
+    let initrd_len = initrd.end - initrd.start;
+    let initrd_to = arena.approval.saturating_sub(initrd_len) & !4095;
+    let linked_end = info.image_phys + info.image_span;
+    let initrd_place = boot.ram.get().iter().any(|r| r.start <= initrd_to && arena.approval <= r.end);
+    if initrd_to < linked_end || !initrd_place {
+        return Err(Error::Memory((pages(initrd_len) + arena.end - arena.approval + linked_end) / MIB + 1));
+    }
+    let taken = [image.clone(), initrd_to..arena.end];
+    let place =
+        kaslr::place(&info, room, boot.cmdline(), boot.ram.get(), &taken).ok_or(Error::KernelPlace(info.image_phys))?;
+    let span = place.physical..place.physical + info.image_span;
+    opened.slide(place.slide);
+    let (kernel, view, reference) = opened.parts();
     if reference.len() > secvisor_rules::frame::MAX_PAGES {
         return Err(Error::TooManyPages);
     }
     let kept_from = arena.approval + kernel.runtime_offset;
-    let span = view.info.image_phys..view.info.image_phys + view.info.image_span;
-    let image = image_range();
-    let initrd_len = initrd.end - initrd.start;
-    let initrd_to = arena.approval.saturating_sub(initrd_len) & !4095;
-    let usable = boot.ram.get().iter().any(|r| r.start <= span.start && span.end <= r.end);
-    if !usable || span.start < image.end {
-        return Err(Error::KernelPlace(span.start));
-    }
-    let initrd_place = boot.ram.get().iter().any(|r| r.start <= initrd_to && arena.approval <= r.end);
-    if initrd_to < span.end || !initrd_place {
-        return Err(Error::Memory((pages(initrd_len) + arena.end - arena.approval + span.end) / MIB + 1));
-    }
     let low = low_memory(&boot)?;
     let kept = [image.clone(), kept_from..arena.end];
     let handover = Handover {
@@ -169,12 +172,13 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
         initrd: initrd_to..initrd_to + initrd_len,
         kept: &kept,
         additions: view.name(view.info.cmdline),
+        drawn: place.drawn,
     };
     // SAFETY: the initrd goes to free RAM below the arena and above the kernel's place; then the kernel's place, checked
     // above, holds nothing that is still needed; `low` is free low RAM.
     unsafe {
         physical::relocate(initrd.start, initrd_to, initrd_len);
-        guest::load_kernel(&kernel, &view, reference);
+        guest::load_kernel(&kernel, &view, reference, place.physical);
         guest::write_tables(&low, &view, &handover).map_err(|_| Error::CommandLine)?;
     }
 

@@ -4,4 +4,5 @@ mod ap;
 pub mod guest;
 pub mod head;
 pub mod info;
+mod kaslr;
 pub mod launch;

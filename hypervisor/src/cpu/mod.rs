@@ -1,5 +1,6 @@
 //! The processor: single instructions, VMRUN, enabling SVM, the local APIC
 pub mod apic;
+pub mod entropy;
 pub mod idt;
 pub mod instr;
 pub mod mtrr;

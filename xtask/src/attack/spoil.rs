@@ -43,11 +43,13 @@ fn outside(mut file: Vec<u8>) -> Result<Vec<u8>> {
     let image = view::open(&mut file)?.1.info.image_phys;
     let (runs, runs_len) = section(&file, Section::Runs);
     let (data, data_len) = section(&file, Section::Data);
+    let (relocs, relocs_len) = section(&file, Section::Relocs);
     let (info, _) = section(&file, Section::Info);
-    let (moved, end) = (data + ROOM, data + ROOM + data_len + TEXT.len());
-    ensure!(moved >= runs + runs_len + 24 && end <= info, "no room for another run");
+    let (moved, relocs_moved) = (data + ROOM, (data + ROOM + data_len + TEXT.len()).next_multiple_of(16));
+    ensure!(moved >= runs + runs_len + 24 && relocs_moved + relocs_len <= info, "no room for another run");
+    file.copy_within(relocs..relocs + relocs_len, relocs_moved);
     file.copy_within(data..data + data_len, moved);
-    file[end - TEXT.len()..end].copy_from_slice(TEXT);
+    file[moved + data_len..][..TEXT.len()].copy_from_slice(TEXT);
     let run = [OUTSIDE.wrapping_sub(image), TEXT.len() as u64, data_len as u64];
     for (field, value) in run.into_iter().enumerate() {
         put(&mut file, runs + runs_len + 8 * field, value);
@@ -55,6 +57,7 @@ fn outside(mut file: Vec<u8>) -> Result<Vec<u8>> {
     put(&mut file, entry(Section::Runs) + 8, runs_len as u64 + 24);
     put(&mut file, entry(Section::Data), moved as u64);
     put(&mut file, entry(Section::Data) + 8, (data_len + TEXT.len()) as u64);
+    put(&mut file, entry(Section::Relocs), relocs_moved as u64);
     let sum = view::checksum(&file);
     put(&mut file, CHECKSUM_OFFSET, sum);
     Ok(file)
