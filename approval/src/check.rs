@@ -100,6 +100,9 @@ pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     all(v.vars, Section::Vars, |r| VarClass::new(r.class).is_some())?;
     all(v.exprs, Section::Exprs, |e| matches!(e.var, NONE | KERNEL) || (e.var as usize) < v.vars.len())?;
     templates(v)?;
+    if info.call_forms != NONE && !call_forms(v, info.call_forms as usize) {
+        return Err(Error::Record(Section::Info, 0));
+    }
     all(v.consts, Section::Consts, |c| ConstClass::new(c.class).is_some())?;
     sites(v)
 }
@@ -185,6 +188,15 @@ fn templates(v: &View<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether a template holds what may take a call's place anywhere.
+fn call_forms(v: &View<'_>, index: usize) -> bool {
+    index < v.templates.len() && {
+        let t = v.templates.at(index);
+        let plain = |form: Variant| form.fixes == 0;
+        t.len as usize == CALL_LEN && v.variants.range(t.first_variant as usize, t.variants as usize).all(plain)
+    }
 }
 
 fn fix(v: &View<'_>, f: &Fix, len: usize) -> bool {

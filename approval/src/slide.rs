@@ -39,6 +39,10 @@ impl Opened<'_> {
             for address in [&mut i.image_va, &mut i.fentry, &mut i.ftrace_caller, &mut i.ftrace_regs_caller] {
                 *address = address.wrapping_add(by);
             }
+            // Offsets stay.
+            if i.percpu_start != 0 {
+                i.percpu_start = i.percpu_start.wrapping_add(by);
+            }
         });
     }
 

@@ -114,6 +114,10 @@ impl<'a> View<'a> {
     pub fn variant_bytes(&self, variant: &Variant, len: usize) -> &'a [u8] {
         &self.bytes[variant.bytes as usize..][..len]
     }
+    /// What else a static call may become, by this kernel.
+    pub fn call_forms(&self) -> Option<Template> {
+        (self.info.call_forms != NONE).then(|| self.templates.at(self.info.call_forms as usize))
+    }
     /// The string at an offset of the names; empty if there is none.
     pub fn name(&self, offset: u32) -> &'a str {
         let tail = self.names.get(offset as usize..).unwrap_or(&[]);

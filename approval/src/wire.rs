@@ -7,7 +7,7 @@
 /// First eight bytes of every approval.
 pub const MAGIC: [u8; 8] = *b"SECVISOR";
 /// Version of this layout. A reader refuses every other.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Size of the header in bytes; the reserved signature area is part of it.
 pub const HEADER_LEN: usize = 1024;
 /// Offset of the runtime offset in the header.
@@ -194,6 +194,8 @@ record! {
         ftrace_caller: u64,
         /// `ftrace_regs_caller`.
         ftrace_regs_caller: u64,
+        /// Where per-CPU variables begin (`__per_cpu_start`): in the image, or at 0 where they have offsets for addresses.
+        percpu_start: u64,
         /// Kernel release, an offset in [`Section::Names`].
         release: u32,
         /// What the approval adds to the kernel's command line, an offset in [`Section::Names`].
@@ -202,6 +204,8 @@ record! {
         boot_version: u32,
         /// Longest command line in bytes (`cmdline_size`).
         cmdline_size: u32,
+        /// Index of a template of [`CALL_LEN`] bytes: what else a static call may become, or [`NONE`].
+        call_forms: u32,
     }
 }
 
@@ -210,6 +214,9 @@ pub const NONE: u32 = u32::MAX;
 
 /// Instead of a variable in an [`Expr`]: an address in the kernel's image, which moves with it.
 pub const KERNEL: u32 = u32::MAX - 1;
+
+/// Length of a call instruction, and of what Linux puts in its place.
+pub const CALL_LEN: usize = 5;
 
 /// What a region is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

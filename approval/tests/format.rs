@@ -182,6 +182,9 @@ fn impossible_records_are_refused() {
         one(Info, 0, 0, 40, high.to_vec()),
         one(Info, 0, 0, 40, (LOW_END - 1).to_le_bytes().to_vec()),
         one(Info, 0, 0, 48, high.to_vec()),
+        // No template, and one of another length.
+        one(Info, 0, 0, 104, 1_000_000u32.to_le_bytes().to_vec()),
+        one(Info, 0, 0, 104, 0u32.to_le_bytes().to_vec()),
         one(Regions, 0, region, word(0), n(0)),
         one(Regions, 3, region, word(0), n(2)),
         one(Regions, 0, region, word(1), n(4)),
@@ -340,10 +343,12 @@ const INFO: Info = Info {
     fentry: 1,
     ftrace_caller: 2,
     ftrace_regs_caller: 3,
+    percpu_start: 0,
     release: 0,
     cmdline: 0,
     boot_version: 0x20f,
     cmdline_size: 255,
+    call_forms: NONE,
 };
 
 /// Where data begins in a random image: behind all code.

@@ -150,6 +150,19 @@ fn a_kernel_moves_as_far_as_it_may() {
     assert_eq!(Opened::new(&mut file).unwrap().room(), 0);
 }
 
+#[test]
+fn per_cpu_variables_in_the_image_move_and_offsets_do_not() {
+    for (start, moved) in [(0, 0), (LINK + 0x4000, LINK + 0x4000 + ALIGN)] {
+        let mut file = Spec::new().file();
+        let (at, _) = section(&file, Section::Info);
+        file[at + 80..at + 88].copy_from_slice(&u64::to_le_bytes(start));
+        seal(&mut file);
+        let mut opened = Opened::new(&mut file).unwrap();
+        opened.slide(ALIGN);
+        assert_eq!(opened.parts().1.info.percpu_start, moved);
+    }
+}
+
 fn section(file: &[u8], section: Section) -> (usize, usize) {
     let at = SECTIONS_OFFSET + 16 * section as usize;
     let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
@@ -159,7 +172,7 @@ fn section(file: &[u8], section: Section) -> (usize, usize) {
 fn info() -> Info {
     let mut file = Spec::new().file();
     let info = view::open(&mut file).unwrap().1.info;
-    Info { release: 0, cmdline: 0, ..info }
+    Info { release: 0, cmdline: 0, call_forms: NONE, ..info }
 }
 
 /// A kernel of two pages and a run, with these fields and a site at 0xffe that is linked as said.

@@ -18,7 +18,7 @@ use crate::relocs::{self, Relocs};
 use crate::sites::Counts;
 use crate::symbols::KernelSymbols;
 use crate::trampoline::Trampoline;
-use crate::{gather, kallsyms, nops, tracer};
+use crate::{call_forms, gather, kallsyms, nops, tracer};
 
 /// What an approval adds to the kernel's command line, each with its reason.
 pub const CMDLINE: &[(&str, &str)] = &[
@@ -264,10 +264,12 @@ impl<'a> Kernel<'a> {
             fentry: self.symbols.need("__fentry__")?,
             ftrace_caller: self.symbols.need("ftrace_caller")?,
             ftrace_regs_caller: self.symbols.need("ftrace_regs_caller")?,
+            percpu_start: self.symbols.need("__per_cpu_start")?,
             release: emitter.builder.name(&self.setup.release),
             cmdline: emitter.builder.name(&cmdline),
             boot_version: self.setup.version as u32,
             cmdline_size: self.setup.cmdline_size,
+            call_forms: call_forms::emit(&self.image, &self.symbols, &mut emitter.builder)?,
         })
     }
 

@@ -11,6 +11,7 @@ pub mod approve;
 pub mod branches;
 pub mod bytes;
 pub mod bzimage;
+pub mod call_forms;
 pub mod check;
 pub mod code;
 pub mod elf;

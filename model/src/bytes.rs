@@ -369,10 +369,12 @@ pub fn approval(text: usize, modules: Modules) -> Vec<u8> {
         fentry: IMAGE,
         ftrace_caller: IMAGE,
         ftrace_regs_caller: IMAGE,
+        percpu_start: 0,
         release: b.name("model"),
         cmdline: b.name(""),
         boot_version: 0x20f,
         cmdline_size: 2048,
+        call_forms: NONE,
     };
     b.finish(info)
 }

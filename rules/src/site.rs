@@ -82,7 +82,7 @@ impl Bindings {
         };
         let ok = match VarClass::new(view.vars.at(var as usize).class) {
             Some(VarClass::Code | VarClass::Data) => value.is_multiple_of(4096) && range.contains(&value),
-            Some(VarClass::PerCpu) => value != 0 && value < 1 << 31,
+            Some(VarClass::PerCpu) => (1..1 << 31).contains(&value.wrapping_sub(view.info.percpu_start)),
             Some(VarClass::Low) => {
                 let own = view.regions.iter().filter(|r| r.module != NONE && r.base == var as u64);
                 let len = own.map(|r| r.pages as u64 * 4096).max().unwrap_or(0);
@@ -169,7 +169,9 @@ impl<'a> Context<'_, 'a> {
             SiteKind::Ftrace => self.ftrace(va, seen),
             SiteKind::FtraceCall => self.static_call(0xe8, va, seen, binds),
             SiteKind::StaticCall => {
-                self.link_form(0xe8, site, va, seen, binds) || self.static_call(0xe8, va, seen, binds)
+                self.link_form(0xe8, site, va, seen, binds)
+                    || self.static_call(0xe8, va, seen, binds)
+                    || self.call_form(seen)
             }
             SiteKind::StaticJump => {
                 self.link_form(0xe9, site, va, seen, binds) || self.static_call(0xe9, va, seen, binds)
@@ -333,6 +335,16 @@ impl<'a> Context<'_, 'a> {
         seen.whole()
             && (seen.bytes[0] == opcode || seen.bytes[0] == INT3)
             && (self.is_function(target, binds) || !made(Check::Function))
+    }
+
+    /// What else a call of a certain function becomes, by this kernel: the function's one instruction.
+    fn call_form(&self, seen: &Seen<'_>) -> bool {
+        let Some(forms) = self.view.call_forms() else { return false };
+        let mut forms = self.view.variants.range(forms.first_variant as usize, forms.variants as usize);
+        forms.any(|form| {
+            let form = self.view.variant_bytes(&form, seen.bytes.len());
+            seen.is(form) || seen.pokes(form, form)
+        })
     }
 
     fn trampoline(&self, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {

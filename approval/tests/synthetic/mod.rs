@@ -219,6 +219,8 @@ pub struct Spec {
 
 pub const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0, 0];
 const RETURN0: [u8; 5] = [0x2e, 0x2e, 0x2e, 0x31, 0xc0];
+/// What a static call of this kernel may become besides.
+pub const CALL_FORM: [u8; 5] = [0x67, 0x48, 0x0f, 0xb9, 0x3a];
 const RETURN: [u8; 5] = [0xc3, 0xcc, 0xcc, 0xcc, 0xcc];
 
 /// `opcode rel32` at `va`.
@@ -647,7 +649,11 @@ impl Spec {
                 all
             }
             Kind::FtraceCall => called(0xe8),
-            Kind::StaticCall(_) => [called(0xe8), vec![linked()]].concat(),
+            Kind::StaticCall(_) => {
+                let changing = [&[0xcc][..], &CALL_FORM[1..]].concat();
+                let form = [always(CALL_FORM.to_vec()), Value { when: When::Changing, bytes: changing }];
+                [called(0xe8), vec![linked()], form.to_vec()].concat()
+            }
             Kind::StaticJump(_) => [called(0xe9), vec![linked()]].concat(),
             Kind::Trampoline(_) => {
                 let tail = |mut v: Value| {
@@ -707,6 +713,8 @@ impl Spec {
             let def = self.region(&mut b, region);
             b.region(def).unwrap();
         }
+        let form = VariantDef { cond: cond::BASE, bytes: CALL_FORM.to_vec(), fixes: Vec::new() };
+        let call_forms = b.template(&TemplateDef(vec![form])).unwrap().into();
         let info = Info {
             image_va: LINK,
             image_phys: 0x20_0000,
@@ -718,10 +726,12 @@ impl Spec {
             fentry: FENTRY - SLIDE,
             ftrace_caller: FTRACE_CALLER - SLIDE,
             ftrace_regs_caller: FTRACE_REGS_CALLER - SLIDE,
+            percpu_start: 0,
             release: b.name("6.12.0-synthetic"),
             cmdline: b.name("nohibernate"),
             boot_version: 0x20f,
             cmdline_size: 2048,
+            call_forms,
         };
         b.finish(info)
     }

@@ -200,6 +200,8 @@ fn symbols(tables: &[(&str, u64, u64)]) -> Vec<(u64, char, String)> {
         (TRAMPOLINE + 8, 'T', "__static_call_text_end"),
         (BASE + 0x2000, 'T', "_etext"),
         (RODATA, 'r', "x86nops"),
+        (RODATA + 0x50, 'r', "xor5rax"),
+        (RODATA + 0x55, 'r', "warninsn"),
         (RODATA + 0x80, 'r', "after_nops"),
         (DATA, 'D', "pv_ops"),
         (DATA + 0x20, 'D', "after_pv_ops"),
@@ -373,6 +375,8 @@ pub fn vmlinux() -> Vec<u8> {
 
     let brackets: Vec<_> = tables.iter().map(|(n, at, b)| (*n, *at, at + b.len() as u64)).collect();
     let mut rodata = NOPS.concat();
+    rodata.resize(0x50, 0);
+    rodata.extend([0x2e, 0x2e, 0x2e, 0x31, 0xc0, 0x67, 0x48, 0x0f, 0xb9, 0x3a]);
     rodata.resize(0x80, 0);
     rodata.extend(kallsyms(&symbols(&brackets)));
     let mut replacements = Code { base: REPLACEMENTS, bytes: vec![0x90; 48] };

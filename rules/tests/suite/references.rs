@@ -42,10 +42,12 @@ fn file(modules: impl FnOnce(&mut Builder)) -> Vec<u8> {
         fentry: IMAGE,
         ftrace_caller: IMAGE,
         ftrace_regs_caller: IMAGE,
+        percpu_start: 0,
         release,
         cmdline,
         boot_version: 0x20f,
         cmdline_size: 2048,
+        call_forms: NONE,
     })
 }
 

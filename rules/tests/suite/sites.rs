@@ -246,6 +246,10 @@ fn values_by_hand() {
     accepts(&mut world, text, &call, &rel(&call, 0xe8, s::OTHER_FUNCTION));
     accepts(&mut world, text, &call, &[0x2e, 0x2e, 0x2e, 0x31, 0xc0]);
     accepts(&mut world, text, &call, &s::NOP5);
+    accepts(&mut world, text, &call, &s::CALL_FORM);
+    accepts(&mut world, text, &call, &[&[0xcc], &s::CALL_FORM[1..]].concat());
+    rejects(&mut world, text, &call, &[&[0xe8], &s::CALL_FORM[1..]].concat());
+    rejects(&mut world, text, &call, &[&s::CALL_FORM[..4], &[0x3b]].concat());
     rejects(&mut world, text, &call, &rel(&call, 0xe8, s::LABEL));
     rejects(&mut world, text, &call, &rel(&call, 0xe8, s::OTHER_FUNCTION + 1));
     rejects(&mut world, text, &call, &rel(&call, 0xe8, s::MODULES.start));
@@ -258,6 +262,7 @@ fn values_by_hand() {
     rejects(&mut world, text, &tail, &rel(&tail, 0xe8, s::OTHER_FUNCTION));
     rejects(&mut world, text, &tail, &[0xc3, 0xcc, 0xcc, 0xcc, 0xc3]);
     rejects(&mut world, text, &tail, &s::NOP5);
+    rejects(&mut world, text, &tail, &s::CALL_FORM);
 
     let trampoline = find(&world, |k| matches!(k, Kind::Trampoline(_)));
     let with = |tail: &[u8]| [&rel(&trampoline, 0xe9, s::OTHER_FUNCTION)[..], tail].concat();
@@ -268,6 +273,7 @@ fn values_by_hand() {
     let traced = find(&world, |k| matches!(k, Kind::FtraceCall));
     accepts(&mut world, text, &traced, &rel(&traced, 0xe8, s::FUNCTION));
     rejects(&mut world, text, &traced, &rel(&traced, 0xe8, s::FUNCTION + 2));
+    rejects(&mut world, text, &traced, &s::CALL_FORM);
 
     let lock = find(&world, |k| matches!(k, Kind::Choice(f, _) if f[0].bytes == [0xf0]));
     accepts(&mut world, text, &lock, &[0x3e]);
