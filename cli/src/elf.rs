@@ -121,6 +121,14 @@ impl<'a> Image<'a> {
         Ok(u64_at(self.bytes(address, 8)?, 0).unwrap_or_default())
     }
 
+    /// The string at a virtual address.
+    pub fn string(&self, address: u64) -> Result<String> {
+        let section = self.section_at(address).with_context(|| format!("the kernel has no string at {address:#x}"))?;
+        let tail = &section.bytes[(address - section.address) as usize..];
+        let text = tail.split(|b| *b == 0).next().unwrap_or_default();
+        String::from_utf8(text.to_vec()).with_context(|| format!("string at {address:#x}"))
+    }
+
     /// What the self-relative `s32` at `address` points at.
     pub fn self_relative(&self, address: u64) -> Result<u64> {
         let offset = i32_at(self.bytes(address, 4)?, 0).unwrap_or_default();

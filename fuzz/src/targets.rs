@@ -9,7 +9,7 @@ use secvisor::inspect::Approval;
 use secvisor::kernel::Kernel;
 use secvisor::module::image::Image;
 use secvisor::module::ko::Ko;
-use secvisor::module::layout::{Block, Layout, Scheme};
+use secvisor::module::layout::{Block, Layout, Loader, Scheme};
 use secvisor::module::link::{self, Linked};
 use secvisor::module::sites;
 use secvisor::{check, kallsyms};
@@ -207,7 +207,7 @@ pub fn module(data: &[u8]) {
     let Ok(ko) = Ko::parse("fuzzed.ko".as_ref(), data.to_vec()) else { return };
     let _ = link::exports(&ko);
     for scheme in [Scheme::Two, Scheme::Seven] {
-        let Ok(layout) = Layout::new(&ko, scheme) else { continue };
+        let Ok(layout) = Layout::new(&ko, &Loader::new(scheme)) else { continue };
         KERNEL.with(|kernel| {
             let export = |name: &str| Some(kernel.symbols.export(name).unwrap_or(Address::kernel(made_up::BASE)));
             let Ok(linked) = Linked::new(&ko, &layout, 0, export) else { return };

@@ -3,10 +3,12 @@
 //! The loader collects sections into a few blocks of memory, in passes: code, read-only data, data that is
 //! read-only after init, other data; first for all but the `.init` sections, then for those. Until Linux 6.3
 //! the passes share one block (and one for init), their starts page-aligned; since 6.4 each pass has its own.
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use object::elf;
 
 use super::ko::Ko;
+use crate::flavor::Patching;
+use crate::kernel::Kernel;
 use secvisor_approval::PAGE;
 
 /// A block of memory that is allocated as a whole. The order is that of a module's variables.
@@ -54,6 +56,44 @@ pub enum Scheme {
     Seven,
 }
 
+/// How a kernel lays out modules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loader {
+    /// How it allocates them.
+    pub scheme: Scheme,
+    /// Names of the sections it makes read-only once init is over.
+    pub ro_after_init: Vec<String>,
+}
+
+impl Loader {
+    /// One whose sections for [`Block::RoAfterInit`] are those that all kernels have.
+    pub fn new(scheme: Scheme) -> Self {
+        Self { scheme, ro_after_init: [".data..ro_after_init", "__jump_table"].map(str::to_owned).to_vec() }
+    }
+
+    /// That of a kernel. Since 6.10 it has the sections' names in an array, as many as it knows.
+    pub fn of(kernel: &Kernel<'_>) -> Result<Self> {
+        let scheme = match kernel.flavor.patching {
+            Patching::V6_1 => Scheme::Two,
+            Patching::V6_8 | Patching::V6_12 => Scheme::Seven,
+        };
+        let mut loader = Self::new(scheme);
+        if kernel.symbols.get("module_mark_ro_after_init").is_some() {
+            let array = kernel.symbols.need("ro_after_init")?;
+            let count = kernel.symbols.size(array) as u64 / 8;
+            let pointers = (0..count).map(|i| kernel.image.u64(array + 8 * i)).collect::<Result<Vec<_>>>()?;
+            // Filler may follow.
+            let strings = pointers.into_iter().take_while(|p| *p != 0).map(|p| kernel.image.string(p));
+            let names = strings.collect::<Result<Vec<_>>>();
+            let names = names.context("the names of sections that become read-only (ro_after_init)")?;
+            let known = loader.ro_after_init.iter().all(|name| names.contains(name));
+            ensure!(known, "ro_after_init names {names:?}: how the kernel lays out modules is unknown");
+            loader.ro_after_init = names;
+        }
+        Ok(loader)
+    }
+}
+
 /// A place: a block, and an offset from where it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -96,13 +136,16 @@ const PASSES: [Pass; 4] = [
 
 impl Layout {
     /// The layout of a module.
-    pub fn new(ko: &Ko, scheme: Scheme) -> Result<Self> {
+    pub fn new(ko: &Ko, loader: &Loader) -> Result<Self> {
+        let scheme = loader.scheme;
         let mut flags: Vec<u64> = ko.sections.iter().map(|s| s.flags & (ALLOC | WRITE | EXEC)).collect();
         // These are read where the file was copied to, and not loaded.
-        for name in [".modinfo", "__versions", ".data..percpu"] {
+        for name in [".modinfo", "__versions", "__version_ext_crcs", "__version_ext_names", ".data..percpu"] {
             ko.section(name).inspect(|i| flags[*i] &= !ALLOC);
         }
-        for name in [".data..ro_after_init", "__jump_table"] {
+        // Where there is code tagging, its section is kept elsewhere.
+        ensure!(ko.section("alloc_tags").is_none(), "it has a section alloc_tags, whose place is unknown");
+        for name in &loader.ro_after_init {
             ko.section(name).inspect(|i| flags[*i] |= RO_AFTER_INIT);
         }
         let mut layout = Self { sections: vec![None; flags.len()], text: 0, init_text: 0 };

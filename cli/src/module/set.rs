@@ -10,12 +10,11 @@ use secvisor_approval::wire::{RegionKind, SiteKind, VarClass};
 
 use super::image::{Image, Width};
 use super::ko::{ENDINGS, Home, Ko};
-use super::layout::{Block, Layout, Scheme};
+use super::layout::{Block, Layout, Loader};
 use super::link::{Linked, block_of, exports, var};
 use super::sites::{Site, What, find};
 use crate::code::{Address, Code, Variant};
 use crate::emit::Emitter;
-use crate::flavor::Patching;
 use crate::kernel::Kernel;
 use crate::trampoline;
 
@@ -191,23 +190,20 @@ fn class(block: Block) -> VarClass {
     }
 }
 
-fn place(path: &Path, scheme: Scheme, release: &str) -> Result<Placed> {
+fn place(path: &Path, loader: &Loader, release: &str) -> Result<Placed> {
     let ko = Ko::read(path)?;
     let own = ko.vermagic.split(' ').next().unwrap_or("");
     ensure!(ko.name != trampoline::NAME, "its name is that of the AP trampoline");
     ensure!(own == release, "it is a module of Linux {own}, the kernel is {release}");
-    let layout = Layout::new(&ko, scheme)?;
+    let layout = Layout::new(&ko, loader)?;
     Ok(Placed { ko, layout })
 }
 
 /// Reads all files, in parallel. The modules are sorted by name.
 fn read(files: &[PathBuf], kernel: &Kernel<'_>) -> Result<(Vec<Placed>, Vec<LeftOut>)> {
-    let scheme = match kernel.flavor.patching {
-        Patching::V6_1 => Scheme::Two,
-        Patching::V6_8 | Patching::V6_12 => Scheme::Seven,
-    };
+    let loader = Loader::of(kernel)?;
     let release = &kernel.setup.release;
-    let results: Vec<Result<Placed>> = files.par_iter().map(|path| place(path, scheme, release)).collect();
+    let results: Vec<Result<Placed>> = files.par_iter().map(|path| place(path, &loader, release)).collect();
     let mut left_out = Vec::new();
     let mut by_name: BTreeMap<String, Placed> = BTreeMap::new();
     for (path, result) in files.iter().zip(results) {
@@ -231,9 +227,9 @@ fn read(files: &[PathBuf], kernel: &Kernel<'_>) -> Result<(Vec<Placed>, Vec<Left
 
 /// Prepares one module, whose undefined symbols are all at one place.
 #[cfg(test)]
-pub(super) fn try_one(path: &Path, data: Vec<u8>, scheme: Scheme, kernel: &Kernel<'_>) -> Result<()> {
+pub(super) fn try_one(path: &Path, data: Vec<u8>, loader: &Loader, kernel: &Kernel<'_>) -> Result<()> {
     let ko = Ko::parse(path, data)?;
-    let layout = Layout::new(&ko, scheme)?;
+    let layout = Layout::new(&ko, loader)?;
     let placed = [Placed { ko, layout }];
     let mut reasons = [None];
     export_table(&placed, kernel, &mut reasons);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::ko::{Ko, contents};
-use super::layout::{Layout, Scheme};
+use super::layout::{Layout, Loader, Scheme};
 use super::{LeftOut, Set, files};
 use crate::bytes::u64_at;
 use crate::kernel::{self, Kernel};
@@ -109,7 +109,7 @@ fn damaged_modules_are_no_danger() {
                 let at = from + next(left);
                 data[at] = [0xff, 0, data[at] ^ 1 << next(8), next(256) as u8][next(4)];
             }
-            refused += usize::from(super::set::try_one(&path, data, scheme, &kernel).is_err());
+            refused += usize::from(super::set::try_one(&path, data, &Loader::new(scheme), &kernel).is_err());
         }
         assert!(refused > 0);
     }
@@ -120,8 +120,8 @@ fn init_sections_are_placed_apart() {
     let Some(cached) = cached("6.12") else { return };
     let path = module(&cached, "loop");
     let ko = Ko::parse(&path, contents(&path).unwrap()).unwrap();
-    let two = Layout::new(&ko, Scheme::Two).unwrap();
-    let seven = Layout::new(&ko, Scheme::Seven).unwrap();
+    let two = Layout::new(&ko, &Loader::new(Scheme::Two)).unwrap();
+    let seven = Layout::new(&ko, &Loader::new(Scheme::Seven)).unwrap();
     let text = ko.section(".init.text").unwrap();
     assert_eq!(two.sections[text], seven.sections[text]);
     // One block: data follow text, on a page of their own.
