@@ -29,6 +29,10 @@ pub fn build_module(kernel: &Kernel, source: &Path) -> Result<PathBuf> {
     }
     let headers = kernel.root.join("usr/src");
     let configured = headers.join(format!("linux-headers-{}", kernel.release));
+    let missing = || {
+        format!("the headers of {0} are missing: its package linux-headers is needed to build modules", kernel.release)
+    };
+    ensure!(configured.is_dir(), missing());
     // The configured tree's own Makefile only includes the common one, by the path it has when installed.
     let common = only_entry(&headers, "linux-headers-", "-common")?.join("Makefile");
     let shell = workspace::shell()?;
