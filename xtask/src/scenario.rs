@@ -1,4 +1,4 @@
-//! Boots in QEMU, each a story with a verdict.
+//! Boots, each a story with a verdict.
 
 mod bad_input;
 mod cpus;
@@ -48,7 +48,7 @@ pub fn all() -> Vec<Scenario> {
     every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("usermode", usermode::same_lines);
     every.staged("devices", devices::disks_and_network);
-    every.staged("patching", patching::switches);
+    every.staged("patching", |stage| patching::switches(stage, Emulator::Qemu));
     every.staged("tracer", |stage| tracer::traces(stage, 1));
     every.staged("tracer-4-cpus", |stage| tracer::traces(stage, 4));
     every.staged("cpus-come-and-go", cpus::come_and_go);
@@ -74,6 +74,7 @@ pub fn all() -> Vec<Scenario> {
     every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("all-modules", sweep::all);
     every.on_each("bochs-demonstration", |line| run::demonstration(line, Emulator::Bochs, Loader::Direct, 1));
+    every.staged("bochs-patching", |stage| patching::switches(stage, Emulator::Bochs));
     every.on_each("bochs-attacks", attack::test_on_bochs);
     every.scenarios
 }

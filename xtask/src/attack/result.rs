@@ -6,6 +6,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+/// The write had no effect, because the emulator has no such register.
+const IGNORED: &str = "ignored";
+
+/// The forbidden thing was done.
+const SUCCEEDED: &str = "succeeded";
+
 /// Which run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -49,7 +55,10 @@ impl Results {
     }
 
     fn attack_ok(&self, attack: &Attack) -> bool {
-        let native = self.of(Side::Native, attack).is_some_and(|ended| ended.word == attack.native);
+        let native = self.of(Side::Native, attack).is_some_and(|ended| {
+            // What QEMU lacks another emulator may have.
+            ended.word == attack.native || attack.native == IGNORED && ended.word == SUCCEEDED
+        });
         let secvisor = || {
             self.of(Side::SecVisor, attack).is_some_and(|ended| {
                 let named = attack.rule.as_ref().is_none_or(|rule| broken(ended).contains(&rule.as_str()));
@@ -152,5 +161,26 @@ mod tests {
         assert!(!judge("succeeded", "succeeded", "unapproved-code", true));
         assert!(!judge("succeeded", "refused", "tampered", true));
         assert!(!judge("succeeded", "refused", "unapproved-code", false));
+    }
+
+    #[test]
+    fn a_register_that_only_some_emulators_have_may_be_written_without_secvisor() {
+        let attack = Attack {
+            row: "1".into(),
+            name: "a".into(),
+            boots: Boots { group: "shared".into(), feature: None },
+            cpus: Cpus::Any,
+            native: IGNORED.into(),
+            secvisor: "refused".into(),
+            rule: None,
+        };
+        let judge = |native: &str, secvisor: &str| {
+            let mut results = Results::new("6.1", 1, std::slice::from_ref(&attack), false);
+            results.note(Side::Native, ended(native, "", true));
+            results.note(Side::SecVisor, ended(secvisor, "register", true));
+            results.ok()
+        };
+        assert!(judge("ignored", "refused") && judge("succeeded", "refused"));
+        assert!(!judge("failed", "refused") && !judge("succeeded", "succeeded") && !judge("succeeded", "ignored"));
     }
 }
