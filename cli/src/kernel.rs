@@ -18,9 +18,9 @@ use crate::relocs::{self, Relocs};
 use crate::sites::Counts;
 use crate::symbols::KernelSymbols;
 use crate::trampoline::Trampoline;
-use crate::{call_forms, gather, kallsyms, nops, tracer};
+use crate::{call_forms, gather, kallsyms, lsm, nops, tracer};
 
-/// What an approval adds to the kernel's command line, each with its reason.
+/// What an approval adds to the kernel's command line, each with its reason; besides `lsm=` ([`lsm::without_bpf`]).
 pub const CMDLINE: &[(&str, &str)] = &[
     ("sysctl.net.core.bpf_jit_enable=0", "BPF programs are interpreted: compiled ones are code nobody has approved"),
     ("nohibernate", "resuming from disk replaces the kernel with what the disk holds"),
@@ -252,7 +252,9 @@ impl<'a> Kernel<'a> {
             }
         }
         let entry_offset = self.image.entry.checked_sub(image_phys).context("entry point below the image")?;
-        let cmdline = CMDLINE.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ");
+        let mut words: Vec<_> = CMDLINE.iter().map(|(word, _)| word.to_string()).collect();
+        words.extend(lsm::without_bpf(&self.image, &self.symbols)?.map(|list| format!("lsm={list}")));
+        let cmdline = words.join(" ");
         Ok(Info {
             image_va,
             image_phys,

@@ -22,6 +22,7 @@ pub mod insn;
 pub mod inspect;
 pub mod kallsyms;
 pub mod kernel;
+pub mod lsm;
 pub mod module;
 pub mod nops;
 pub mod relocs;

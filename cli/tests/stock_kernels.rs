@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use secvisor::approve::{Approved, approve};
 use secvisor::check;
 use secvisor::sites::Counts;
+use secvisor_approval::view;
 
 fn kernel(version: &str) -> Option<Vec<u8>> {
     let cache = match std::env::var_os("SECVISOR_CACHE") {
@@ -29,6 +30,10 @@ fn approved(version: &str) -> Option<Approved> {
         made.bytes,
         "the same input gives the same bytes"
     );
+    let (_, opened, _) = view::open(&mut made.bytes).unwrap();
+    let words: Vec<_> = opened.name(opened.info.cmdline).split(' ').collect();
+    let modules = words.iter().find_map(|word| word.strip_prefix("lsm=")).expect("Debian starts BPF's security module");
+    assert!(modules.starts_with("landlock,") && !modules.split(',').any(|module| module == "bpf"), "{modules}");
     Some(made)
 }
 
