@@ -51,35 +51,39 @@ impl Apt {
         if let Some(apt) = OPENED.get() {
             return Ok(apt);
         }
+        let apt = Apt { directory: workspace::cache().join("apt") };
+        let suites = ["bookworm", "bookworm-security", "bookworm-backports", "trixie-backports", "trixie"];
+        apt.configure(&suites, PREFERENCES, Path::new("/var/lib/dpkg/status"))?;
+        Ok(OPENED.get_or_init(|| apt))
+    }
+
+    /// For a system of the release of this name, on which nothing is installed yet.
+    pub fn for_new_system(codename: &str) -> Result<Apt> {
+        let directory = workspace::cache().join(format!("apt-{codename}"));
+        fs::create_dir_all(&directory)?;
+        let status = directory.join("status");
+        fs::write(&status, "")?;
+        let apt = Apt { directory };
+        apt.configure(&[codename, &format!("{codename}-security")], "", &status)?;
+        Ok(apt)
+    }
+
+    /// Sets up the private state, with what `status` says is installed, and reads the package lists.
+    fn configure(&self, suites: &[&str], preferences: &str, status: &Path) -> Result<()> {
         for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
             ensure!(workspace::find_program(tool).is_some(), "cannot fetch Debian packages: {tool} is missing");
         }
         ensure!(Path::new(KEYRING).exists(), "cannot fetch Debian packages: {KEYRING} is missing");
-        let apt = Apt { directory: workspace::cache().join("apt") };
-        apt.configure()?;
-        let spinner = ProgressBar::new_spinner().with_message("reading the archive's package lists");
-        spinner.enable_steady_tick(std::time::Duration::from_millis(120));
-        let updated = read(apt.command("apt-get").args(["update", "-qq", "-o", "APT::Update::Error-Mode=any"]));
-        spinner.finish_and_clear();
-        updated.context("cannot read the Debian archive's package lists (offline?)")?;
-        Ok(OPENED.get_or_init(|| apt))
-    }
-
-    fn configure(&self) -> Result<()> {
         for sub in ["state/lists/partial", "cache/archives/partial", "archives"] {
             fs::create_dir_all(self.directory.join(sub))?;
         }
         let (main, security) = mirrors()?;
-        let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
-        let sources = [
-            line(&main, "bookworm"),
-            line(&security, "bookworm-security"),
-            line(&main, "bookworm-backports"),
-            line(&main, "trixie-backports"),
-            line(&main, "trixie"),
-        ];
-        fs::write(self.directory.join("sources.list"), sources.concat())?;
-        fs::write(self.directory.join("preferences"), PREFERENCES)?;
+        let line = |suite: &&str| {
+            let uri = if suite.ends_with("-security") { &security } else { &main };
+            format!("deb [signed-by={KEYRING}] {uri} {suite} main\n")
+        };
+        fs::write(self.directory.join("sources.list"), suites.iter().map(line).collect::<String>())?;
+        fs::write(self.directory.join("preferences"), preferences)?;
         let here = self.directory.display();
         let configuration = format!(
             "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n\
@@ -87,12 +91,18 @@ impl Apt {
              #clear Acquire::IndexTargets::deb::DEP-11-icons;\n\
              Dir::Etc::sourcelist \"{here}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
              Dir::Etc::preferences \"{here}/preferences\";\nDir::Etc::preferencesparts \"/dev/null\";\n\
-             Dir::State \"{here}/state\";\nDir::State::status \"/var/lib/dpkg/status\";\nDir::Cache \"{here}/cache\";\n\
+             Dir::State \"{here}/state\";\nDir::State::status \"{}\";\nDir::Cache \"{here}/cache\";\n\
              Dir::Cache::pkgcache \"pkgcache.bin\";\nDebug::NoLocking \"1\";\nAPT::Sandbox::User \"\";\n\
              APT::Default-Release \"\";\nAPT::Install-Recommends \"0\";\nAPT::Architecture \"amd64\";\n\
-             Acquire::Languages \"none\";\n"
+             Acquire::Languages \"none\";\n",
+            status.display()
         );
         fs::write(self.directory.join("apt.conf"), configuration)?;
+        let spinner = ProgressBar::new_spinner().with_message("reading the archive's package lists");
+        spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+        let updated = read(self.command("apt-get").args(["update", "-qq", "-o", "APT::Update::Error-Mode=any"]));
+        spinner.finish_and_clear();
+        updated.context("cannot read the Debian archive's package lists (offline?)")?;
         Ok(())
     }
 
@@ -157,6 +167,24 @@ impl Apt {
         Ok(packages)
     }
 
+    /// What is installed in the end when these packages, or those that match these patterns, are asked for: with
+    /// everything they need, without recommendations.
+    pub fn closure(&self, wanted: &[&str]) -> Result<Vec<Package>> {
+        let text = read(self.command("apt-get").args(["install", "--simulate", "-qq"]).args(wanted))
+            .with_context(|| format!("apt cannot resolve {}", wanted.join(" ")))?;
+        Ok(text.lines().filter_map(parse_inst).collect())
+    }
+
+    /// The archive's own records of these packages, as in its `Packages`.
+    pub fn records(&self, packages: &[Package]) -> Result<Vec<String>> {
+        let names = packages.iter().map(|p| format!("{}={}", p.name, p.version));
+        let text = read(self.command("apt-cache").args(["show", "--no-all-versions"]).args(names))?;
+        let records = text.split("\n\n").map(str::trim).filter(|one| !one.is_empty());
+        let records: Vec<_> = records.map(str::to_string).collect();
+        ensure!(records.len() == packages.len(), "{} packages have {} records", packages.len(), records.len());
+        Ok(records)
+    }
+
     /// Downloads `packages` and unpacks them over one another into `directory`.
     pub fn unpack(&self, label: &str, packages: &[Package], directory: &Path) -> Result<()> {
         let archives = self.directory.join("archives");
@@ -169,8 +197,11 @@ impl Apt {
         Ok(())
     }
 
-    fn download(&self, label: &str, packages: &[Package], archives: &Path) -> Result<()> {
-        fs::remove_dir_all(archives)?;
+    /// Downloads `packages` into the directory, where nothing else remains.
+    pub fn download(&self, label: &str, packages: &[Package], archives: &Path) -> Result<()> {
+        if archives.exists() {
+            fs::remove_dir_all(archives)?;
+        }
         fs::create_dir_all(archives)?;
         let bar = ProgressBar::new(100).with_message(label.to_string());
         bar.set_style(ProgressStyle::with_template("{msg:16} [{bar:40}] {percent:>3}%  {elapsed}")?);

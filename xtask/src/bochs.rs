@@ -53,6 +53,7 @@ pub fn start(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Running> {
 /// What the machine boots from.
 fn disc(boot: &Boot, logs: &Path) -> Result<PathBuf> {
     let disc = match boot {
+        Boot::Disk => bail!("Bochs is given no disks"),
         Boot::Disc { uefi: true, .. } => bail!("there is no UEFI for Bochs"),
         Boot::Disc { iso, uefi: false } => return Ok(iso.clone()),
         Boot::Native { vmlinuz, initrd, cmdline } => Disc {

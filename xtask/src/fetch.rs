@@ -1,6 +1,7 @@
 //! What is fetched: named bundles of Debian packages, each unpacked into its own directory of the cache.
 
 use crate::apt::{Apt, Package, Suite};
+use crate::debian::{Release, pool};
 use crate::workspace;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
@@ -26,6 +27,8 @@ pub enum Contents {
     Kernel(&'static str, Suite),
     /// This package, in the version that starts so.
     Version(&'static str, String),
+    /// What a Debian is installed from; the packages are not unpacked.
+    Debian(Release),
 }
 
 impl Bundle {
@@ -67,16 +70,15 @@ impl Bundle {
             Contents::Plain(names, suite) => format!("plain {names:?} {suite:?}"),
             Contents::Kernel(flavour, suite) => format!("kernel {flavour} {suite:?}"),
             Contents::Version(name, prefix) => format!("version {name} {prefix}"),
+            Contents::Debian(release) => format!("system {}", pool::recipe(*release)),
         }
     }
 
     fn fetch(&self) -> Result<()> {
-        let apt = Apt::open()?;
-        let packages = self.packages(apt)?;
         let partial = workspace::cache().join(format!("{}.partial", self.name));
         remove(&partial)?;
         fs::create_dir_all(&partial)?;
-        apt.unpack(&self.name, &packages, &partial)?;
+        let packages = self.contents.fill(&self.name, &partial)?;
         let listed: Vec<_> = packages.iter().map(|p| format!("{} {}", p.name, p.version)).collect();
         fs::write(partial.join(".stamp"), format!("{}\n{}\n", self.recipe(), listed.join("\n")))?;
         remove(&self.directory())?;
@@ -84,15 +86,25 @@ impl Bundle {
         println!("fetched {:14} {} ({} packages)", self.name, packages[0].version, packages.len());
         Ok(())
     }
+}
 
-    fn packages(&self, apt: &Apt) -> Result<Vec<Package>> {
-        match &self.contents {
-            Contents::Programs(names, suite) => Ok(first(names[0], apt.with_dependencies(names, *suite)?)),
-            Contents::System(names, suite) => Ok(first(names[0], apt.with_everything(names, *suite)?)),
-            Contents::Plain(names, suite) => names.iter().map(|name| Ok(apt.show(name, *suite)?.0)).collect(),
-            Contents::Kernel(flavour, suite) => kernel_packages(apt, flavour, *suite),
-            Contents::Version(name, prefix) => Ok(vec![apt.version_starting(name, prefix)?]),
-        }
+impl Contents {
+    /// Fills the directory; tells with which packages.
+    fn fill(&self, label: &str, directory: &Path) -> Result<Vec<Package>> {
+        let apt = Apt::open;
+        let packages = match self {
+            Contents::Programs(names, suite) => first(names[0], apt()?.with_dependencies(names, *suite)?),
+            Contents::System(names, suite) => first(names[0], apt()?.with_everything(names, *suite)?),
+            Contents::Plain(names, suite) => {
+                let newest = |name: &&str| Ok(apt()?.show(name, *suite)?.0);
+                names.iter().map(newest).collect::<Result<_>>()?
+            }
+            Contents::Kernel(flavour, suite) => kernel_packages(apt()?, flavour, *suite)?,
+            Contents::Version(name, prefix) => vec![apt()?.version_starting(name, prefix)?],
+            Contents::Debian(release) => return pool::fetch(label, *release, directory),
+        };
+        apt()?.unpack(label, &packages, directory)?;
+        Ok(packages)
     }
 }
 
@@ -102,8 +114,8 @@ fn first(name: &str, mut packages: Vec<Package>) -> Vec<Package> {
     packages
 }
 
-/// One at a time: several of us may run at once in one checkout.
-fn lock() -> Result<File> {
+/// Held while the cache is changed: several of us may run at once in one checkout.
+pub fn lock() -> Result<File> {
     fs::create_dir_all(workspace::cache())?;
     let file = File::create(workspace::cache().join(".lock"))?;
     file.lock()?;

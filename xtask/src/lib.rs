@@ -8,6 +8,7 @@ pub mod apt;
 pub mod attack;
 pub mod bench;
 pub mod bochs;
+pub mod debian;
 pub mod demo;
 pub mod disc;
 pub mod emulator;

@@ -39,6 +39,8 @@ pub enum Boot {
         /// Whether the firmware is UEFI's instead of a BIOS.
         uefi: bool,
     },
+    /// The first of the machine's own disks.
+    Disk,
 }
 
 /// The machine to start.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use xtask::debian::{self, Release};
 use xtask::kernel::Line;
 use xtask::{attack, bench, fetch::Bundle, model, run, size, test, toolchain, tools};
 
@@ -20,6 +21,9 @@ enum Task {
         /// Replace what is cached by what the archive offers today.
         #[arg(long)]
         refresh: bool,
+        /// Get a whole Debian, too, and install it on a disk.
+        #[arg(long, value_name = "RELEASE", value_delimiter = ',')]
+        debian: Vec<Release>,
     },
     /// Build the hypervisor and say where its image is.
     Build {
@@ -39,7 +43,7 @@ enum Task {
     Size(size::Options),
     /// Check the format, lint, and run every test.
     Test {
-        /// Only the boots in QEMU whose name contains this.
+        /// Only the boots in QEMU whose name is this, or if there is none, contains it.
         #[arg(long)]
         only: Option<String>,
     },
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
 /// Tells whether all is well; what went wrong has then been said.
 fn perform(task: Task) -> Result<bool> {
     match task {
-        Task::Fetch { refresh } => fetch(refresh)?,
+        Task::Fetch { refresh, debian } => fetch(refresh, &debian)?,
         Task::Build { features } => {
             let features: Vec<_> = features.iter().map(String::as_str).collect();
             println!("{}", toolchain::build_hypervisor(&features)?.display());
@@ -74,13 +78,18 @@ fn perform(task: Task) -> Result<bool> {
     Ok(true)
 }
 
-fn fetch(refresh: bool) -> Result<()> {
+fn fetch(refresh: bool, systems: &[Release]) -> Result<()> {
     let mut bundles: Vec<Bundle> = vec![tools::qemu_bundle()];
     bundles.extend(Line::USUAL.map(Line::bundle));
     bundles.extend([tools::busybox_bundle(), tools::grub_bundle(), tools::bochs_bundle()]);
+    bundles.extend(systems.iter().map(|release| debian::pool::bundle(*release)));
     for bundle in bundles {
         let directory = if refresh { bundle.refresh()? } else { bundle.obtain()? };
         println!("ready   {:14} {}", bundle.name, directory.display());
+    }
+    for release in systems {
+        let disk = debian::disk::Disk::obtain(*release)?;
+        println!("ready   {:14} {}", format!("{} disk", release.name()), disk.image.display());
     }
     println!("ready   {:14} {:?}", "core library", toolchain::Core::obtain()?);
     Ok(())

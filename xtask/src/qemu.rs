@@ -17,6 +17,8 @@ pub struct Options {
     pub cpu: String,
     /// Count time in instructions, so that the TSC is the number executed.
     pub count_instructions: bool,
+    /// Let the guest reboot instead of ending the machine.
+    pub reboots: bool,
     /// Let port 0xf4 end the machine with a status of `value * 2 + 1`.
     pub debug_exit: bool,
     /// Anything else for the command line.
@@ -25,7 +27,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cpu: "max,la57=off".to_string(), count_instructions: false, debug_exit: false, extra: Vec::new() }
+        Options {
+            cpu: "max,la57=off".to_string(),
+            count_instructions: false,
+            reboots: false,
+            debug_exit: false,
+            extra: Vec::new(),
+        }
     }
 }
 
@@ -55,13 +63,13 @@ pub fn interact(machine: &Machine, boot: &Boot, logs: &Path) -> Result<()> {
 }
 
 fn command(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Command> {
-    let Options { cpu, count_instructions, debug_exit, extra } = &machine.qemu;
+    let Options { cpu, count_instructions, reboots, debug_exit, extra } = &machine.qemu;
     let qemu = Qemu::obtain()?;
     let mut command = qemu.command();
     // QEMU's x2APIC aborts when instructions are counted.
     let cpu = if *count_instructions { format!("{cpu},-x2apic") } else { cpu.clone() };
     command
-        .args(["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none"])
         .args(["-cpu", &cpu, "-smp", &machine.cpus.to_string(), "-m", &machine.memory_mib.to_string()])
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .arg("-serial")
@@ -71,6 +79,9 @@ fn command(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Command> {
     }
     if *count_instructions {
         command.args(["-icount", "shift=0,sleep=off"]);
+    }
+    if !*reboots {
+        command.arg("-no-reboot");
     }
     if *debug_exit {
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
@@ -119,6 +130,7 @@ impl Boot {
                     command.args(["-initrd", &all?.join(",")]);
                 }
             }
+            Boot::Disk => {}
             Boot::Disc { iso, uefi } => {
                 command.arg("-cdrom").arg(iso);
                 if *uefi {

@@ -1,6 +1,8 @@
 //! `cargo xtask run`: a stock kernel, without SecVisor and beneath it.
 
 use crate::approve::approve;
+use crate::debian::machine::Debian;
+use crate::debian::{Release, disk::Disk};
 use crate::demo::{self, Demo};
 use crate::disc::{Disc, Protocol};
 use crate::emulator::Emulator;
@@ -44,6 +46,13 @@ pub struct Options {
     /// Shell lines to run instead of the demonstration
     #[arg(long, value_name = "STR", conflicts_with = "initrd")]
     script: Option<String>,
+    /// A whole Debian from its disk by GRUB, with a shell of root's, instead of the demonstration
+    #[arg(
+        long,
+        value_name = "RELEASE",
+        conflicts_with_all = ["kernel", "modules", "initrd", "script", "append", "iso", "uefi", "json"]
+    )]
+    debian: Option<Release>,
     /// What to add to the kernel's command line
     #[arg(long, value_name = "STR")]
     append: Option<String>,
@@ -122,6 +131,9 @@ pub fn demonstrations(line: Line, times: usize) -> Result<Vec<Play>> {
 
 /// Runs what is wanted; tells whether everything ended as it must.
 pub fn run(options: &Options) -> Result<bool> {
+    if let Some(release) = options.debian {
+        return options.log_in(release);
+    }
     let kernel = options.kernel()?;
     let scratch = Scratch::new()?;
     let prepared = options.prepare(&kernel, &scratch)?;
@@ -171,6 +183,7 @@ impl Options {
             modules: None,
             initrd: None,
             script: None,
+            debian: None,
             append: None,
             memory: MEMORY_MIB,
             cpus,
@@ -258,6 +271,16 @@ impl Options {
             [Some(native), secvisor].into_iter().flatten().try_for_each(Play::finish)?;
         }
         Ok(ok)
+    }
+
+    fn log_in(&self, release: Release) -> Result<bool> {
+        let disk = Disk::obtain(release)?;
+        let approving = format!("approving {} and its modules", disk.kernel.release);
+        let debian = if self.native { Debian::native(disk)? } else { during(&approving, || Debian::beneath(disk))? };
+        eprintln!("`poweroff` ends the guest; nothing it writes is kept");
+        let logs = debian.interact(&self.machine("run"))?;
+        eprintln!("SecVisor's report is in {}", logs.join("report.log").display());
+        Ok(true)
     }
 
     fn show(&self, kernel: &Kernel, boot: &Boot) -> Result<bool> {

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cpus;
+mod debian;
 mod devices;
 mod kaslr;
 mod loading;
@@ -15,6 +16,7 @@ mod tracer;
 mod usermode;
 
 use crate::attack;
+use crate::debian::Release;
 use crate::emulator::Emulator;
 use crate::guest::End;
 use crate::initrd::Initrd;
@@ -73,6 +75,9 @@ pub fn all() -> Vec<Scenario> {
     every.on("demonstration-bios", Line::Cloud612, |line| run::demonstration(line, Emulator::Qemu, Loader::Bios, 1));
     every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("all-modules", sweep::all);
+    for release in Release::ALL {
+        every.add(format!("debian-{}", release.linux()), move || debian::lives(release));
+    }
     every.on_each("bochs-demonstration", |line| run::demonstration(line, Emulator::Bochs, Loader::Direct, 1));
     every.staged("bochs-patching", |stage| patching::switches(stage, Emulator::Bochs));
     every.on_each("bochs-attacks", attack::test_on_bochs);
@@ -89,9 +94,12 @@ struct Collection {
 }
 
 impl Collection {
+    fn add(&mut self, name: String, run: impl Fn() -> Result<()> + 'static) {
+        self.scenarios.push(Scenario { name, long: self.long, run: Box::new(run) });
+    }
+
     fn on(&mut self, name: &str, line: Line, run: impl Fn(Line) -> Result<()> + 'static) {
-        let name = format!("{name}-{}", line.name());
-        self.scenarios.push(Scenario { name, long: self.long, run: Box::new(move || run(line)) });
+        self.add(format!("{name}-{}", line.name()), move || run(line));
     }
 
     fn on_each(&mut self, name: &str, run: impl Fn(Line) -> Result<()> + Copy + 'static) {

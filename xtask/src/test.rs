@@ -31,8 +31,11 @@ pub fn all(only: Option<&str>) -> Result<bool> {
         tally.check("model", model::as_documented);
         tally.check("model-2-cpus", model::two_cpus);
     }
-    let wanted = |scenario: &&Scenario| only.map_or(!scenario.long, |part| scenario.name.contains(part));
     let stories = scenario::all();
+    // One name may be the beginning of another.
+    let whole = stories.iter().any(|scenario| only == Some(&scenario.name));
+    let named = |name: &str, part: &str| if whole { name == part } else { name.contains(part) };
+    let wanted = |scenario: &&Scenario| only.map_or(!scenario.long, |part| named(&scenario.name, part));
     ensure!(stories.iter().any(|scenario| wanted(&scenario)), "no boot is called so");
     for scenario in stories.iter().filter(wanted) {
         tally.check(&scenario.name, &scenario.run);
