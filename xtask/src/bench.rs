@@ -9,7 +9,9 @@ mod host;
 mod measured;
 mod result;
 mod scaling;
+mod system;
 
+use crate::debian::Release;
 use crate::initrd::Initrd;
 use crate::kernel::{Kernel, Line};
 use crate::machine::{Boot, Machine};
@@ -39,6 +41,9 @@ pub struct Options {
     /// What two CPUs do of what one does instead, in time
     #[arg(long, conflicts_with_all = ["only", "host"])]
     scaling: bool,
+    /// The boot of a whole Debian instead
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["kernel", "modules", "only", "host", "scaling"])]
+    debian: Option<Release>,
     /// End with one JSON object on a line of its own
     #[arg(long)]
     json: bool,
@@ -46,6 +51,9 @@ pub struct Options {
 
 /// Measures and shows; tells whether every target is met.
 pub fn bench(options: &Options) -> Result<bool> {
+    if let Some(release) = options.debian {
+        return system::bench(release, options.json);
+    }
     let given = options.kernel.to_string_lossy();
     let kernel = match Line::from_str(&given, false) {
         Ok(line) => Kernel::obtain(line)?,

@@ -3,8 +3,10 @@
 //! Runs as the guest's first program. `cargo xtask bench` lets the time-stamp counter count instructions, those of
 //! SecVisor included. Each line of the form `bench: {...}` is one result. Environment, from the kernel's command line:
 //! `BENCH_BENEATH` if SecVisor can be asked for its counters, `BENCH_ONLY=name` for one operation, `BENCH_SCALING=n` for
-//! nothing but what so many CPUs do of what one does.
+//! nothing but what so many CPUs do of what one does. Where it is not the first program it says what was executed up to
+//! then, and ends.
 
+mod booted;
 mod counters;
 #[path = "../status/hypercall.rs"]
 mod hypercall;
@@ -19,8 +21,12 @@ use measure::measure;
 fn main() {
     // Before anything else: how long it took to get here.
     let boot = measure::now();
-    system::prepare();
     let beneath = std::env::var_os("BENCH_BENEATH").is_some();
+    if std::process::id() != 1 {
+        println!("\nbench: {}", booted::report(beneath));
+        return;
+    }
+    system::prepare();
     let only = std::env::var("BENCH_ONLY").ok();
     println!("bench: {{\"boot\":{boot}}}");
     if beneath {
