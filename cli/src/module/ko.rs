@@ -15,6 +15,19 @@ pub const ENDINGS: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];
 /// Longest module that is read; the stock ones stay below a tenth of it.
 const LONGEST: u64 = 512 << 20;
 
+/// The tables of patch sites; besides these, code and exports (`__ksymtab*`) are read.
+const TABLES: [&str; 9] = [
+    ".altinstructions",
+    ".parainstructions",
+    ".retpoline_sites",
+    ".return_sites",
+    ".ibt_endbr_seal",
+    ".smp_locks",
+    "__mcount_loc",
+    "__jump_table",
+    ".static_call_sites",
+];
+
 type Header = elf::FileHeader64<object::LittleEndian>;
 const LE: object::LittleEndian = object::LittleEndian;
 
@@ -153,12 +166,38 @@ impl Ko {
         ko.name = ko.modinfo("name").context("its .modinfo has no name")?.replace('-', "_");
         ko.vermagic = ko.modinfo("vermagic").context("its .modinfo has no vermagic")?.to_owned();
         ensure!(ko.section(".gnu.linkonce.this_module").is_some(), "it holds no struct module");
+        ko.keep_what_is_read();
         Ok(ko)
     }
 
-    /// Whether both are the same file, byte by byte.
-    pub fn same(&self, other: &Self) -> bool {
-        self.data == other.data
+    /// Whether both are the same module, byte by byte.
+    pub fn same(&self, other: &Self) -> Result<bool> {
+        Ok(contents(&self.path)? == contents(&other.path)?)
+    }
+
+    /// Drops the contents and relocations of every section but code, patch tables and exports: most of a file is debugging
+    /// information and tables that nothing here looks at, and there are thousands of files.
+    fn keep_what_is_read(&mut self) {
+        let starts = self.symbols.iter().map(|s| s.name.start).min().unwrap_or(0);
+        let ends = self.symbols.iter().map(|s| s.name.end).max().unwrap_or(0);
+        let mut kept = self.data[starts..ends].to_vec();
+        self.symbols.iter_mut().for_each(|s| s.name = s.name.start - starts..s.name.end - starts);
+        let mut keep = |range: &Range<usize>| {
+            let at = kept.len();
+            kept.extend_from_slice(&self.data[range.clone()]);
+            at..kept.len()
+        };
+        for section in &mut self.sections {
+            let alloc = section.flags & u64::from(elf::SHF_ALLOC) != 0;
+            let read = section.is_code() || TABLES.contains(&&*section.name) || section.name.starts_with("__ksymtab");
+            let empty = (0..0, 0..0);
+            (section.bytes, section.relocations) = match alloc && read {
+                true => (keep(&section.bytes), keep(&section.relocations)),
+                false => empty,
+            };
+        }
+        kept.shrink_to_fit();
+        self.data = kept;
     }
 
     /// Index of the first loaded section of a name.

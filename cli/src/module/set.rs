@@ -214,7 +214,7 @@ fn read(files: &[PathBuf], kernel: &Kernel<'_>) -> Result<(Vec<Placed>, Vec<Left
             }
             Ok(new) => match by_name.entry(new.ko.name.clone()) {
                 btree_map::Entry::Vacant(slot) => drop(slot.insert(new)),
-                btree_map::Entry::Occupied(known) if known.get().ko.same(&new.ko) => {}
+                btree_map::Entry::Occupied(known) if known.get().ko.same(&new.ko)? => {}
                 btree_map::Entry::Occupied(known) => {
                     let (a, b) = (known.get().ko.path.display(), path.display());
                     bail!("two different modules are called {}: {a} and {b}", new.ko.name);
