@@ -23,6 +23,8 @@ pub enum Suite {
     Bookworm,
     /// Newer versions rebuilt for Debian 12.
     BookwormBackports,
+    /// Newer versions rebuilt for Debian 13.
+    TrixieBackports,
     /// Debian 13, whose programs need its own C library.
     Trixie,
 }
@@ -117,6 +119,7 @@ impl Apt {
         match suite {
             Suite::Bookworm => &mut command,
             Suite::BookwormBackports => command.args(["-t", "bookworm-backports"]),
+            Suite::TrixieBackports => command.args(["-t", "trixie-backports"]),
             Suite::Trixie => command.args(["-t", "trixie"]),
         };
         command

@@ -3,7 +3,7 @@
 //! Time under QEMU says nothing about hardware, but counts do: with `-icount shift=0` the time-stamp counter is the
 //! number of instructions executed, those of guest and hypervisor together, and SecVisor counts the exits.
 
-mod approval;
+pub mod approval;
 mod firmware;
 mod host;
 mod measured;

@@ -132,7 +132,8 @@ fn remove(directory: &Path) -> Result<()> {
 /// Follows the metapackages to the packages of one kernel version.
 fn kernel_packages(apt: &Apt, flavour: &str, suite: Suite) -> Result<Vec<Package>> {
     let wanted = |name: &String| {
-        ["linux-image-", "linux-headers-", "linux-kbuild-"].iter().any(|prefix| name.starts_with(prefix))
+        let parts = ["linux-image-", "linux-binary-", "linux-modules-", "linux-headers-", "linux-kbuild-"];
+        parts.iter().any(|part| name.starts_with(part))
     };
     let mut packages: Vec<Package> = Vec::new();
     let mut pending: Vec<String> = Vec::new();

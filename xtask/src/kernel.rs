@@ -4,45 +4,78 @@ use crate::apt::Suite;
 use crate::fetch::{Bundle, Contents};
 use crate::workspace::{self, only_entry};
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Which of Debian's kernels.
+/// Which of Debian's kernels: a line and a flavour. Which version that is, the archive says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Line {
     /// Debian 12's own, the variant for virtual machines.
-    #[value(name = "6.1")]
+    #[value(name = "6.1", alias = "6.1-cloud")]
     Cloud61,
-    /// The backported one, the variant for virtual machines.
-    #[value(name = "6.12")]
-    Cloud612,
     /// Debian 12's own with all drivers; AMD IOMMU and AHCI are only here.
-    #[value(name = "6.1-full")]
+    #[value(name = "6.1-full", alias = "6.1-generic")]
     Full61,
+    /// Debian 12's own, the variant with real-time scheduling.
+    #[value(name = "6.1-rt")]
+    Rt61,
+    /// The backported one, the variant for virtual machines.
+    #[value(name = "6.12", alias = "6.12-cloud")]
+    Cloud612,
+    /// The backported one with all drivers.
+    #[value(name = "6.12-generic")]
+    Generic612,
+    /// The backported one, the variant with real-time scheduling.
+    #[value(name = "6.12-rt")]
+    Rt612,
+    /// The newest for Debian 13, the variant for virtual machines.
+    #[value(name = "7.x-cloud")]
+    Cloud7,
+    /// The newest for Debian 13 with all drivers.
+    #[value(name = "7.x-generic")]
+    Generic7,
+    /// The newest for Debian 13, the variant with real-time scheduling.
+    #[value(name = "7.x-rt")]
+    Rt7,
 }
 
 impl Line {
     /// Those every test runs on.
     pub const USUAL: [Line; 2] = [Line::Cloud61, Line::Cloud612];
 
-    const ALL: [Line; 3] = [Line::Cloud61, Line::Cloud612, Line::Full61];
-
     /// What it is called on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Line::Cloud61 => "6.1",
-            Line::Cloud612 => "6.12",
             Line::Full61 => "6.1-full",
+            Line::Rt61 => "6.1-rt",
+            Line::Cloud612 => "6.12",
+            Line::Generic612 => "6.12-generic",
+            Line::Rt612 => "6.12-rt",
+            Line::Cloud7 => "7.x-cloud",
+            Line::Generic7 => "7.x-generic",
+            Line::Rt7 => "7.x-rt",
         }
+    }
+
+    /// Whether modules for it can be built here: Debian 13's compiler and tools need its own C library.
+    pub fn builds_modules(self) -> bool {
+        !matches!(self, Line::Cloud7 | Line::Generic7 | Line::Rt7)
     }
 
     /// Its packages in the archive.
     pub fn bundle(self) -> Bundle {
-        let (flavour, suite) = match self {
-            Line::Cloud61 => ("cloud-amd64", Suite::Bookworm),
-            Line::Cloud612 => ("cloud-amd64", Suite::BookwormBackports),
-            Line::Full61 => ("amd64", Suite::Bookworm),
+        let flavour = match self {
+            Line::Cloud61 | Line::Cloud612 | Line::Cloud7 => "cloud-amd64",
+            Line::Full61 | Line::Generic612 | Line::Generic7 => "amd64",
+            Line::Rt61 | Line::Rt612 | Line::Rt7 => "rt-amd64",
+        };
+        let suite = match self {
+            Line::Cloud61 | Line::Full61 | Line::Rt61 => Suite::Bookworm,
+            Line::Cloud612 | Line::Generic612 | Line::Rt612 => Suite::BookwormBackports,
+            Line::Cloud7 | Line::Generic7 | Line::Rt7 => Suite::TrixieBackports,
         };
         Bundle { name: format!("linux-{}", self.name()), contents: Contents::Kernel(flavour, suite) }
     }
@@ -65,9 +98,13 @@ impl Kernel {
     /// Finds the kernel in the cache, fetching it first if need be.
     pub fn obtain(line: Line) -> Result<Kernel> {
         let root = line.bundle().obtain()?;
-        let modules = only_entry(&root.join("lib/modules"), "", "")?;
+        // Debian 12 has it in /lib and /boot, Debian 13 all in /usr.
+        let inside =
+            ["lib/modules", "usr/lib/modules"].map(|path| root.join(path)).into_iter().find(|path| path.is_dir());
+        let modules = only_entry(&inside.context("no modules")?, "", "")?;
         let release = modules.file_name().context("no release")?.to_string_lossy().into_owned();
-        let vmlinuz = root.join("boot").join(format!("vmlinuz-{release}"));
+        let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
+        let vmlinuz = images.into_iter().find(|path| path.is_file()).context("no kernel")?;
         Ok(Kernel { release, vmlinuz, modules, root })
     }
 
@@ -158,7 +195,7 @@ fn release_of(image: &[u8]) -> Option<String> {
 /// The directory under which a kernel's headers are in `usr/src`: that of its modules, or of the same kernel fetched.
 fn headers_root(release: &str, modules: &Path) -> Option<PathBuf> {
     let of_modules = modules.ancestors().nth(3).map(Path::to_path_buf);
-    let fetched = Line::ALL.map(|line| workspace::cache().join(line.bundle().name));
+    let fetched = Line::value_variants().iter().map(|line| workspace::cache().join(line.bundle().name));
     let has_headers = |root: &PathBuf| root.join(format!("usr/src/linux-headers-{release}")).is_dir();
     of_modules.into_iter().chain(fetched).find(has_headers)
 }

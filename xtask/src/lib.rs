@@ -17,6 +17,7 @@ pub mod guest;
 pub mod initrd;
 pub mod kernel;
 pub mod machine;
+pub mod matrix;
 pub mod model;
 pub mod module;
 pub mod patch;

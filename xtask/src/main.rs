@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::debian::{self, Release};
 use xtask::kernel::Line;
-use xtask::{attack, bench, fetch::Bundle, model, run, size, test, toolchain, tools};
+use xtask::{attack, bench, fetch::Bundle, matrix, model, run, size, test, toolchain, tools};
 
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
@@ -37,6 +37,8 @@ enum Task {
     Attack(attack::Options),
     /// Try everything an adversary can do, on small machines with the real rules.
     Model(model::Options),
+    /// Approve and boot every line and flavour of Debian's kernels, and print the table of docs/kernels.md.
+    Matrix(matrix::Options),
     /// Count what SecVisor costs in instructions and exits.
     Bench(bench::Options),
     /// Count the lines of code that have to be trusted.
@@ -71,6 +73,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Run(options) => return run::run(&options),
         Task::Attack(options) => return attack::attack(&options),
         Task::Model(options) => return model::model(&options),
+        Task::Matrix(options) => return matrix::matrix(&options),
         Task::Bench(options) => return bench::bench(&options),
         Task::Size(options) => size::size(&options)?,
         Task::Test { only } => return test::all(only.as_deref()),

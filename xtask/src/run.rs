@@ -34,7 +34,7 @@ const CONSOLE_LIMIT: Duration = Duration::from_secs(600);
 /// What to run, and how.
 #[derive(clap::Args)]
 pub struct Options {
-    /// The kernel image; or 6.1, 6.12 or 6.1-full for Debian's, fetched when needed
+    /// The kernel image; or one of Debian's, fetched when needed: 6.1, 6.12 or 7.x, with -cloud, -generic or -rt
     #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
     kernel: PathBuf,
     /// The directory with the kernel's modules

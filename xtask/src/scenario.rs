@@ -29,6 +29,7 @@ use anyhow::{Result, ensure};
 use stage::{Stage, Stages};
 use std::rc::Rc;
 use std::time::Duration;
+pub use sweep::Swept;
 
 /// One story.
 pub struct Scenario {
@@ -82,6 +83,11 @@ pub fn all() -> Vec<Scenario> {
     every.staged("bochs-patching", |stage| patching::switches(stage, Emulator::Bochs));
     every.on_each("bochs-attacks", attack::test_on_bochs);
     every.scenarios
+}
+
+/// Modules of every kind load and unload on this kernel, on a machine with so many CPUs.
+pub fn sweep(line: Line, cpus: u32) -> Result<Swept> {
+    sweep::figures(&*Stages::default().get(line)?, cpus)
 }
 
 /// Stories being collected.

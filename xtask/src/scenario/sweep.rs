@@ -4,12 +4,16 @@ use super::loading::{FUNCTIONS, chain};
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
 use crate::guest::Guest;
 use crate::machine::Machine;
-use anyhow::{Result, ensure};
+use crate::play::violations;
+use anyhow::{Context, Result, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// A spread over all directories that is done in a minute.
 const EVERY: usize = 7;
+
+/// Where there are thousands, every so many.
+const ABOUT: usize = 160;
 
 /// What is tried must for the most part work, or it shows nothing.
 const AT_LEAST_PERCENT: usize = 90;
@@ -44,11 +48,47 @@ for round in 1 2; do
 done
 "#;
 
-/// Some modules of every directory, beneath SecVisor.
-pub fn some(stage: &Stage) -> Result<()> {
+/// What was seen of one sweep.
+pub struct Swept {
+    /// Pages of the approval.
+    pub pages: u64,
+    /// What SecVisor keeps for itself.
+    pub kib: u64,
+    /// Modules that were tried.
+    pub tried: usize,
+    /// Modules that loaded and unloaded.
+    pub worked: usize,
+    /// Violations that were reported.
+    pub violations: usize,
+}
+
+/// Some modules of every directory, in the order of the directories.
+fn spread(stage: &Stage) -> Result<Vec<(String, PathBuf)>> {
     let mut modules = stage.kernel.module_files()?;
     modules.sort_by(|(_, one), (_, other)| one.cmp(other));
-    let modules: Vec<_> = modules.into_iter().step_by(EVERY).collect();
+    let step = EVERY.max(modules.len() / ABOUT);
+    Ok(modules.into_iter().step_by(step).collect())
+}
+
+/// The same on a machine with so many CPUs, with figures instead of a verdict.
+pub fn figures(stage: &Stage, cpus: u32) -> Result<Swept> {
+    let modules = spread(stage)?;
+    let guest = sweep_on(stage, Setting::Beneath, &modules, TOGETHER, cpus)?;
+    let report = guest.report()?;
+    let line = report.iter().find(|line| line.contains(" pages approved, hypervisor memory "));
+    let mut numbers = line.into_iter().flat_map(|line| line.rsplit([' ', ','])).filter_map(|word| word.parse().ok());
+    let (kib, pages) = (numbers.next().context("no figures")?, numbers.next().context("no figures")?);
+    let worked = said(&guest, "sweep").iter().filter(|line| line.ends_with(" 0 0")).count();
+    let swept = Swept { pages, kib, tried: modules.len(), worked, violations: violations(&guest)?.len() };
+    if swept.violations == 0 {
+        guest.finish()?;
+    }
+    Ok(swept)
+}
+
+/// Some modules of every directory, beneath SecVisor.
+pub fn some(stage: &Stage) -> Result<()> {
+    let modules = spread(stage)?;
     let guest = sweep(stage, Setting::Beneath, &modules, TOGETHER)?;
     no_violations(&guest)?;
     let worked = said(&guest, "sweep").iter().filter(|line| line.ends_with(" 0 0")).count();
@@ -80,6 +120,10 @@ pub fn all(stage: &Stage) -> Result<()> {
 
 /// Tries each of the modules, and then does what `more` says, where `each` calls a function with every chain.
 fn sweep(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &str) -> Result<Guest> {
+    sweep_on(stage, setting, modules, more, 1)
+}
+
+fn sweep_on(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &str, cpus: u32) -> Result<Guest> {
     let mut initrd = stage.initrd()?;
     let (mut tries, mut each) = (String::new(), String::from("each() {\n"));
     for (name, _) in modules {
@@ -90,5 +134,6 @@ fn sweep(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &
     let lines = [QUIET, FUNCTIONS, TRY, &tries, &each, "}\n", more].concat();
     let mut machine = Machine::new("sweep");
     machine.memory_mib = MEMORY_MIB;
+    machine.cpus = cpus;
     stage.run(setting, &machine, initrd, &lines, SILENCE)
 }

@@ -1,0 +1,59 @@
+//! `cargo xtask matrix`: every line and flavour of Debian's kernels, approved and booted, in one table.
+
+use crate::bench::approval;
+use crate::kernel::{Kernel, Line};
+use crate::scenario::{Swept, sweep};
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use std::fs;
+
+/// Which cells of the table.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these lines
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Line>,
+    /// Numbers of CPUs to boot with
+    #[arg(long, value_delimiter = ',', default_value = "1,4")]
+    cpus: Vec<u32>,
+}
+
+const HEAD: &str = "\
+| kernel | modules | approving | approval | per executable byte | SecVisor | CPUs | loaded and unloaded | violations |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|";
+
+/// Prints the table; tells whether every kernel was approved and booted, without a violation.
+pub fn matrix(options: &Options) -> Result<bool> {
+    let lines = if options.only.is_empty() { Line::value_variants() } else { &options.only };
+    println!("{HEAD}");
+    let mut ok = true;
+    for line in lines {
+        for cpus in &options.cpus {
+            match row(*line, *cpus) {
+                Ok(row) => println!("{row}"),
+                Err(error) => {
+                    ok = false;
+                    println!("| {} | | | | | | {cpus} | {error:#} | |", line.name());
+                }
+            }
+        }
+    }
+    Ok(ok)
+}
+
+fn row(line: Line, cpus: u32) -> Result<String> {
+    let kernel = Kernel::obtain(line)?;
+    let modules = kernel.module_files()?.len();
+    let made = approval::make(&kernel, true)?;
+    let size = fs::metadata(&made.file)?.len();
+    let Swept { pages, kib, tried, worked, violations } = sweep(line, cpus)?;
+    let ratio = size as f64 / (pages * 4096) as f64;
+    let (seconds, peak) = (made.time.as_secs_f32(), made.peak_kib >> 10);
+    let (size, memory) = (size as f64 / f64::from(1 << 20), kib as f64 / 1024.0);
+    ensure!(violations == 0, "{violations} violations");
+    Ok(format!(
+        "| {} | {modules} | {seconds:.1} s, {peak} MiB | {size:.1} MiB | {ratio:.2} | {memory:.1} MiB | {cpus} | {worked} \
+         of {tried} | {violations} |",
+        kernel.release
+    ))
+}
