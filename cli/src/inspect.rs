@@ -35,6 +35,7 @@ pub struct Summary {
     entry_offset: String,
     data_runs: usize,
     data_bytes: u64,
+    relocations: usize,
     kernel: Part,
     trampoline: Part,
     tracers: Part,
@@ -129,6 +130,7 @@ impl Approval<'_> {
             entry_offset: format!("{:#x}", v.info.entry_offset),
             data_runs: self.launch.runs.len(),
             data_bytes: self.launch.runs.iter().map(|r| r.len).sum(),
+            relocations: self.launch.relocs.len(),
             kernel,
             trampoline,
             tracers,
@@ -475,8 +477,8 @@ impl std::fmt::Display for Summary {
         );
         let _ = writeln!(
             out,
-            "  entry at +{}, {} bytes of data in {} runs",
-            self.entry_offset, self.data_bytes, self.data_runs
+            "  entry at +{}, {} bytes of data in {} runs, {} relocations",
+            self.entry_offset, self.data_bytes, self.data_runs, self.relocations
         );
         let _ = writeln!(out, "  adds to the command line: {}", self.command_line);
         let _ = writeln!(out, "  {} templates, {} expressions", self.templates, self.expressions);

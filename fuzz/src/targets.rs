@@ -59,6 +59,10 @@ pub fn approval(data: &[u8]) {
     let sum = open::checksum(&file);
     file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
     let _ = check::check(&mut file.clone());
+    if let Ok(mut opened) = open::Opened::new(&mut file.clone()) {
+        let room = opened.room();
+        opened.slide(room);
+    }
     show(&mut file.clone());
     let script = file[SIGNATURE_OFFSET..HEADER_LEN].to_vec();
     drive(file, &script);

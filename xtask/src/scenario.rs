@@ -60,6 +60,7 @@ pub fn all() -> Vec<Scenario> {
     every.staged("some-modules", sweep::some);
     every.on_each("kaslr-demonstrations", kaslr::demonstrations);
     every.staged("kaslr-places", kaslr::places);
+    every.staged_on("kaslr-exceptions", Line::Cloud61, kaslr::exceptions);
     every.staged("footprint", memory::footprint);
     every.staged("hypervisor-memory", memory::absent);
     every.staged("storm-of-calls", storm::calls);

@@ -1,14 +1,17 @@
 //! Where the kernel lies: anew at every boot, and where it was linked if the command line says so.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said, switched_off};
+use crate::guest::Guest;
 use crate::kernel::Line;
-use crate::machine::Machine;
+use crate::machine::{Boot, Machine};
 use crate::play::Play;
 use crate::run::{self, FIXED};
 use anyhow::{Context, Result, ensure};
 use secvisor_approval::view;
+use secvisor_approval::wire::{CHECKSUM_OFFSET, Info, SECTIONS_OFFSET, Section};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the kernel's place is a multiple of, beyond where it was linked (`CONFIG_PHYSICAL_ALIGN`).
@@ -30,11 +33,11 @@ struct Places {
 /// The kernel lies elsewhere at every boot and so does what Linux places itself; `nokaslr` keeps all of it where it was
 /// linked. Neither SecVisor's lines on the console nor its counters tell where.
 pub fn places(stage: &Stage) -> Result<()> {
-    let mut file = fs::read(&stage.approval)?;
-    let info = view::open(&mut file)?.1.info;
-    let fixed = boot(stage, FIXED, "off, as the command line asks")?;
+    let info = linked(stage)?;
+    let fixed = Case { append: FIXED, says: "off, as the command line asks", ..Case::default() }.boot(stage)?;
     ensure!(fixed.text == info.image_va && fixed.code == info.image_phys, "{FIXED}: {fixed:x?}");
-    let drawn = [boot(stage, "", "on")?, boot(stage, "", "on")?];
+    let usual = Case::default();
+    let drawn = [usual.boot(stage)?, usual.boot(stage)?];
     for places in &drawn {
         let far = (places.text.wrapping_sub(info.image_va), places.code.wrapping_sub(info.image_phys));
         let room = info.modules_start - info.image_va - info.image_span;
@@ -50,41 +53,110 @@ pub fn places(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Boots beneath SecVisor and looks where everything is.
-fn boot(stage: &Stage, append: &str, kaslr: &str) -> Result<Places> {
-    let machine =
-        Machine::new(&format!("kaslr{}-{}", if append.is_empty() { "" } else { "-off" }, stage.kernel.release));
-    let mut initrd = stage.initrd()?;
-    initrd.add_file("bin/secvisor", &crate::program::build()?.status)?;
-    let initrd = initrd.script(&[QUIET, LOOK].concat()).write(&stage.file("initrd"))?;
-    let mut guest = machine.start(&stage.boot(Setting::Beneath, &initrd, append))?;
-    switched_off(&mut guest, Duration::from_secs(200))?;
-    no_violations(&guest)?;
-    let place = guest.where_to_look();
-    let ours: Vec<&String> = guest.console().iter().filter(|line| line.contains("secvisor: ")).collect();
-    let line = ours.iter().find_map(|line| line.split("KASLR: ").nth(1));
-    ensure!(line == Some(kaslr), "KASLR is {line:?}, not {kaslr}; {place}");
-    let number = |text: &str| u64::from_str_radix(text.trim().trim_start_matches("0x"), 16);
-    let one = |what: &str| -> Result<u64> {
-        let text = *said(&guest, what).first().with_context(|| format!("no {what}; {place}"))?;
-        number(text).with_context(|| format!("{what}: {text}; {place}"))
-    };
-    let (text, code, module) = (one("text")?, one("code")?, one("module")?);
-    let regions = regions(&said(&guest, "kcore")).with_context(|| format!("/proc/kcore; {place}"))?;
-    // Nothing of it in what SecVisor says.
-    let secrets = [text, code, text & 0xffff_ffff, module, regions[0]];
-    for line in &ours {
-        let told =
-            line.split(|c: char| !c.is_ascii_hexdigit()).any(|word| number(word).is_ok_and(|n| secrets.contains(&n)));
-        ensure!(!told, "the console tells a place: {line}; {place}");
+/// Where there is nothing to draw from, or nothing to move by, the kernel lies where it was linked; where the command line
+/// limits memory it is at least its physical address.
+pub fn exceptions(stage: &Stage) -> Result<()> {
+    let info = linked(stage)?;
+    let (unmovable, poor) = (without_relocations(stage)?, "max,la57=off,-rdrand,-rdseed");
+    let cases = [
+        Case { cpu: Some(poor), says: "off, the processor has no random numbers", ..Case::default() },
+        Case {
+            approval: Some(&unmovable),
+            says: "off, the approval does not say how to move the kernel",
+            ..Case::default()
+        },
+    ];
+    for case in cases {
+        let places = case.boot(stage)?;
+        ensure!(places.text == info.image_va && places.code == info.image_phys, "{}: {places:x?}", case.says);
     }
-    let counters = said(&guest, "counter");
-    let values: Vec<u64> = counters.iter().filter_map(|line| line.split_whitespace().last()?.parse().ok()).collect();
-    ensure!(values.len() > 20, "no counters; {place}");
-    ensure!(!values.iter().any(|value| secrets.contains(value)), "a counter tells a place: {counters:?}; {place}");
-    println!("  {}: KASLR {kaslr}: text {text:#x} at {code:#x}, module {module:#x}", stage.kernel.release);
-    guest.finish()?;
-    Ok(Places { text, code, module, regions })
+    let says = "on for virtual addresses only: the command line limits memory";
+    let places = Case { append: "mem=900M", says, ..Case::default() }.boot(stage)?;
+    ensure!(places.code == info.image_phys, "{places:x?}");
+    Ok(())
+}
+
+/// What the approval says of the kernel.
+fn linked(stage: &Stage) -> Result<Info> {
+    Ok(view::open(&mut fs::read(&stage.approval)?)?.1.info)
+}
+
+/// An approval of a kernel that was built without a relocation table.
+fn without_relocations(stage: &Stage) -> Result<PathBuf> {
+    let mut file = fs::read(&stage.approval)?;
+    let len = SECTIONS_OFFSET + 16 * Section::Relocs as usize + 8;
+    file[len..len + 8].fill(0);
+    let sum = view::checksum(&file);
+    file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+    let path = stage.file("unmovable");
+    fs::write(&path, file)?;
+    Ok(path)
+}
+
+/// A boot, and what SecVisor says of KASLR.
+struct Case<'a> {
+    append: &'a str,
+    cpu: Option<&'a str>,
+    approval: Option<&'a Path>,
+    says: &'a str,
+}
+
+impl Default for Case<'_> {
+    fn default() -> Self {
+        Self { append: "", cpu: None, approval: None, says: "on" }
+    }
+}
+
+impl Case<'_> {
+    fn start(&self, stage: &Stage) -> Result<Guest> {
+        let mut machine = Machine::new(&format!("kaslr-{}", stage.kernel.release));
+        if let Some(cpu) = self.cpu {
+            machine.qemu.cpu = cpu.to_string();
+        }
+        let mut initrd = stage.initrd()?;
+        initrd.add_file("bin/secvisor", &crate::program::build()?.status)?;
+        let initrd = initrd.script(&[QUIET, LOOK].concat()).write(&stage.file("initrd"))?;
+        let mut boot = stage.boot(Setting::Beneath, &initrd, self.append);
+        if let (Boot::Multiboot { modules, .. }, Some(approval)) = (&mut boot, self.approval) {
+            modules[0].0 = approval.to_path_buf();
+        }
+        machine.start(&boot)
+    }
+
+    /// Boots beneath SecVisor and looks where everything is.
+    fn boot(&self, stage: &Stage) -> Result<Places> {
+        let kaslr = self.says;
+        let mut guest = self.start(stage)?;
+        switched_off(&mut guest, Duration::from_secs(200))?;
+        no_violations(&guest)?;
+        let place = guest.where_to_look();
+        let ours: Vec<&String> = guest.console().iter().filter(|line| line.contains("secvisor: ")).collect();
+        let line = ours.iter().find_map(|line| line.split("KASLR: ").nth(1));
+        ensure!(line == Some(kaslr), "KASLR is {line:?}, not {kaslr}; {place}");
+        let number = |text: &str| u64::from_str_radix(text.trim().trim_start_matches("0x"), 16);
+        let one = |what: &str| -> Result<u64> {
+            let text = *said(&guest, what).first().with_context(|| format!("no {what}; {place}"))?;
+            number(text).with_context(|| format!("{what}: {text}; {place}"))
+        };
+        let (text, code, module) = (one("text")?, one("code")?, one("module")?);
+        let regions = regions(&said(&guest, "kcore")).with_context(|| format!("/proc/kcore; {place}"))?;
+        // Nothing of it in what SecVisor says.
+        let secrets = [text, code, text & 0xffff_ffff, module, regions[0]];
+        for line in &ours {
+            let told = line
+                .split(|c: char| !c.is_ascii_hexdigit())
+                .any(|word| number(word).is_ok_and(|n| secrets.contains(&n)));
+            ensure!(!told, "the console tells a place: {line}; {place}");
+        }
+        let counters = said(&guest, "counter");
+        let values: Vec<u64> =
+            counters.iter().filter_map(|line| line.split_whitespace().last()?.parse().ok()).collect();
+        ensure!(values.len() > 20, "no counters; {place}");
+        ensure!(!values.iter().any(|value| secrets.contains(value)), "a counter tells a place: {counters:?}; {place}");
+        println!("  {}: KASLR {kaslr}: text {text:#x} at {code:#x}, module {module:#x}", stage.kernel.release);
+        guest.finish()?;
+        Ok(Places { text, code, module, regions })
+    }
 }
 
 /// What the program headers of `/proc/kcore` say, seven words each: type and flags, offset, virtual address, physical
