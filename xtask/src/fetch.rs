@@ -132,8 +132,8 @@ fn remove(directory: &Path) -> Result<()> {
 /// Follows the metapackages to the packages of one kernel version.
 fn kernel_packages(apt: &Apt, flavour: &str, suite: Suite) -> Result<Vec<Package>> {
     let wanted = |name: &String| {
-        let parts = ["linux-image-", "linux-binary-", "linux-modules-", "linux-headers-", "linux-kbuild-"];
-        parts.iter().any(|part| name.starts_with(part))
+        let parts = ["base", "binary", "headers", "image", "kbuild", "modules"];
+        parts.iter().any(|part| name.starts_with(&format!("linux-{part}-")))
     };
     let mut packages: Vec<Package> = Vec::new();
     let mut pending: Vec<String> = Vec::new();

@@ -31,7 +31,7 @@ pub enum Line {
     #[value(name = "6.12-rt")]
     Rt612,
     /// The newest for Debian 13, the variant for virtual machines.
-    #[value(name = "7.x-cloud")]
+    #[value(name = "7.x-cloud", alias = "7.x")]
     Cloud7,
     /// The newest for Debian 13 with all drivers.
     #[value(name = "7.x-generic")]

@@ -84,6 +84,7 @@ fn perform(task: Task) -> Result<bool> {
 fn fetch(refresh: bool, systems: &[Release]) -> Result<()> {
     let mut bundles: Vec<Bundle> = vec![tools::qemu_bundle()];
     bundles.extend(Line::USUAL.map(Line::bundle));
+    bundles.push(Line::Cloud7.bundle());
     bundles.extend([tools::busybox_bundle(), tools::grub_bundle(), tools::bochs_bundle()]);
     bundles.extend(systems.iter().map(|release| debian::pool::bundle(*release)));
     for bundle in bundles {
