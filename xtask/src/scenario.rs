@@ -51,7 +51,7 @@ pub fn all() -> Vec<Scenario> {
     every.on("demonstration-uefi", Line::Cloud612, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("usermode", usermode::same_lines);
     every.staged("devices", devices::disks_and_network);
-    every.staged("patching", |stage| patching::switches(stage, Emulator::Qemu));
+    every.staged("patching", patching::switches);
     every.staged("tracer", |stage| tracer::traces(stage, 1));
     every.staged("tracer-4-cpus", |stage| tracer::traces(stage, 4));
     every.staged("cpus-come-and-go", cpus::come_and_go);
@@ -82,7 +82,6 @@ pub fn all() -> Vec<Scenario> {
         every.add(format!("debian-{}", release.linux()), move || debian::lives(release));
     }
     every.on_each("bochs-demonstration", |line| run::demonstration(line, Emulator::Bochs, Loader::Direct, 1));
-    every.staged("bochs-patching", |stage| patching::switches(stage, Emulator::Bochs));
     every.on_each("bochs-attacks", attack::test_on_bochs);
     every.scenarios
 }

@@ -1,16 +1,15 @@
 //! Linux patches itself at run time: static keys, static calls, tracepoints. All of that is approved.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said};
-use crate::emulator::Emulator;
 use crate::machine::Machine;
 use anyhow::{Result, ensure};
 use std::time::Duration;
 
 /// What Linux offers for switching code, again and again.
-pub fn switches(stage: &Stage, emulator: Emulator) -> Result<()> {
-    let machine = Machine { emulator, ..Machine::new("patching") };
+pub fn switches(stage: &Stage) -> Result<()> {
     let lines = [QUIET, SCRIPT].concat();
-    let guest = stage.run(Setting::Beneath, &machine, stage.initrd()?, &lines, Duration::from_secs(300))?;
+    let guest =
+        stage.run(Setting::Beneath, &Machine::new("patching"), stage.initrd()?, &lines, Duration::from_secs(300))?;
     let steps = said(&guest, "patching");
     for step in &steps {
         println!("  {step}");
