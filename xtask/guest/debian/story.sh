@@ -1,5 +1,5 @@
-# What a Debian does and says of itself, as "debian: WHAT: ...": the same without SecVisor and beneath it.
-say() { echo "debian: $*"; }
+# What a Debian does and says of itself, as "story: WHAT: ...": the same without SecVisor and beneath it.
+say() { echo "story: $*"; }
 
 # What the shell writes before it runs a command ends here.
 echo
@@ -30,7 +30,7 @@ install)
     -p IPAddressDeny=any -p SocketBindDeny=any -p RestrictFileSystems=~tmpfs \
     sh -c '[ $(id -u) -ge 61184 ] && echo dynamic user')
 
-  echo "debian: packages before: $(dpkg-query -W -f '${Package}\n' | grep -c .)"
+  say packages before: $(dpkg-query -W -f '${Package}\n' | grep -c .)
   apt-get -qq update
   apt-get -qq install --yes --no-install-recommends wireguard-tools > /run/apt.log 2>&1 || cat /run/apt.log
   say packages after: $(dpkg-query -W -f '${Package}\n' | grep -c .)

@@ -33,8 +33,8 @@ const EXPECTED: [&str; 1] = [
 pub fn lives(release: Release) -> Result<()> {
     let native = run(&Debian::native(Disk::obtain(release)?)?)?;
     let beneath = run(&Debian::beneath(Disk::obtain(release)?)?)?;
-    let before = said(&native, "debian");
-    let mut now = said(&beneath, "debian");
+    let before = said(&native, "story");
+    let mut now = said(&beneath, "story");
     now.retain(|line| !EXPECTED.iter().any(|expected| line.starts_with(expected)));
     for needed in NEEDED {
         ensure!(before.contains(&needed), "not even without SecVisor \"{needed}\"; {}", native.where_to_look());
@@ -62,7 +62,7 @@ fn run(debian: &Debian) -> Result<Guest> {
 /// Lets the guest tell its part of the story.
 fn tell(guest: &mut Guest, part: &str) -> Result<()> {
     enter(guest, &format!("sh story.sh {part}"))?;
-    guest.wait_for("debian: end", SILENCE)?;
+    guest.wait_for("story: end", SILENCE)?;
     Ok(())
 }
 
