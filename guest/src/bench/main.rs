@@ -2,9 +2,9 @@
 //!
 //! Runs as the guest's first program. `cargo xtask bench` lets the time-stamp counter count instructions, those of
 //! SecVisor included. Each line of the form `bench: {...}` is one result. Environment, from the kernel's command line:
-//! `BENCH_BENEATH` if SecVisor can be asked for its counters, `BENCH_ONLY=name` for one operation, `BENCH_SCALING=n` for
-//! nothing but what so many CPUs do of what one does. Where it is not the first program it says what was executed up to
-//! then, and ends.
+//! `BENCH_BENEATH` if SecVisor can be asked for its counters, `BENCH_ONLY=name` for one operation, `BENCH_SCALING=n` with
+//! `BENCH_MILLISECONDS=n` for nothing but what so many CPUs do of what one does in that time. Where it is not the first
+//! program it says what was executed up to then, and ends.
 
 mod booted;
 mod counters;
@@ -17,6 +17,7 @@ mod system;
 mod ticks;
 
 use measure::measure;
+use std::time::Duration;
 
 fn main() {
     // Before anything else: how long it took to get here.
@@ -34,8 +35,9 @@ fn main() {
     }
     // Linux is still busy with what it put off while booting.
     system::sleep(2);
-    if let Some(cpus) = std::env::var("BENCH_SCALING").ok().and_then(|n| n.parse().ok()) {
-        println!("bench: {}", scaling::measure(cpus, beneath));
+    let number = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    if let (Some(cpus), Some(milliseconds)) = (number("BENCH_SCALING"), number("BENCH_MILLISECONDS")) {
+        println!("bench: {}", scaling::measure(cpus as usize, Duration::from_millis(milliseconds), beneath));
         println!("bench: end");
         system::power_off();
     }

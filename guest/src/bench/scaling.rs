@@ -9,26 +9,24 @@ use std::time::Duration;
 const SHOOTDOWNS: u64 = 32;
 /// Index of the counter of waits for SecVisor's lock.
 const CONTENDED: u64 = 33;
-/// Seconds for each count.
-const SECONDS: u64 = 4;
 
 /// System calls that the first so many CPUs make in the same time; then on one CPU again. One object.
-pub fn measure(cpus: usize, beneath: bool) -> String {
+pub fn measure(cpus: usize, time: Duration, beneath: bool) -> String {
     let ask = |index| if beneath { counter(index).unwrap_or(0) } else { 0 };
-    let _warm = calls(cpus, 1);
-    let before = calls(1, SECONDS);
+    let _warm = calls(cpus, time / 4);
+    let before = calls(1, time);
     let (shootdowns, contended) = (ask(SHOOTDOWNS), ask(CONTENDED));
-    let all = calls(cpus, SECONDS);
+    let all = calls(cpus, time);
     let (shootdowns, contended) = (ask(SHOOTDOWNS) - shootdowns, ask(CONTENDED) - contended);
-    let after = calls(1, SECONDS);
+    let after = calls(1, time);
     let one = (before + after) / 2;
     format!(
         "{{\"scaling\":{{\"cpus\":{cpus},\"one\":{one},\"all\":{all},\"shootdowns\":{shootdowns},\"contended\":{contended}}}}}"
     )
 }
 
-/// Calls that are made within some seconds, each CPU in a loop of its own.
-fn calls(cpus: usize, seconds: u64) -> u64 {
+/// Calls that are made within some time, each CPU in a loop of its own.
+fn calls(cpus: usize, time: Duration) -> u64 {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let loops: Vec<_> = (0..cpus)
@@ -39,7 +37,7 @@ fn calls(cpus: usize, seconds: u64) -> u64 {
                 })
             })
             .collect();
-        thread::sleep(Duration::from_secs(seconds));
+        thread::sleep(time);
         over.store(true, Ordering::Relaxed);
         loops.into_iter().map(|l| l.join().expect("a loop that does not panic")).sum()
     })
