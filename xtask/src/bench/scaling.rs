@@ -63,11 +63,11 @@ impl Measured {
         let (name, boot) = if beneath { ("beneath SecVisor", secvisor) } else { ("without SecVisor", native) };
         let mut machine = Machine::new(if beneath { "scaling-secvisor" } else { "scaling-native" });
         machine.cpus = CPUS;
-        machine.count_instructions = clock == Clock::Instructions;
+        machine.qemu.count_instructions = clock == Clock::Instructions;
         let said = during(&format!("measuring {name}"), || run(&machine, &boot))?;
         let count = |key: &str| said[key].as_u64().with_context(|| format!("the workload does not say {key}"));
         let (one, all) = (count("one")?, count("all")?);
-        let shared = if machine.count_instructions { CPUS as f64 } else { 1.0 };
+        let shared = if machine.qemu.count_instructions { CPUS as f64 } else { 1.0 };
         let ratio = all as f64 / one as f64 * shared;
         Ok(Measured { name, clock, one, all, ratio, shootdowns: count("shootdowns")?, contended: count("contended")? })
     }
