@@ -42,6 +42,9 @@ const DESCRIPTION: &str = ".gnu.linkonce.this_module";
 /// The attack that needs what the kernel's init text was.
 const INIT_TEXT: &str = "init-text-original";
 
+/// The group of attacks whose machine has its APICs in x2APIC mode.
+const X2APIC: &str = "x2apic";
+
 /// Stock modules the attacks load.
 const USED: [&str; 1] = ["dummy"];
 
@@ -177,11 +180,12 @@ impl Prepared<'_> {
     }
 
     /// A machine for some of them.
-    fn machine(&self, label: &str, cpus: u32) -> Machine {
+    fn machine(&self, label: &str, group: &str, cpus: u32) -> Machine {
         let mut machine = Machine::new(&format!("attack-{label}"));
         machine.emulator = self.emulator;
         machine.cpus = cpus;
         machine.pci_devices = true;
+        machine.qemu.x2apic = group == X2APIC;
         machine
     }
 
@@ -270,7 +274,7 @@ impl Prepared<'_> {
     ) -> Result<Vec<u8>> {
         let (physical, address, length) = spoil::init_text(&mut fs::read(approval)?)?;
         let initrd = self.initrd(&[], scratch.0.join("initrd"))?;
-        let mut guest = self.machine("init-text", self.cpus).start(&boot(initrd, &[])?)?;
+        let mut guest = self.machine("init-text", "", self.cpus).start(&boot(initrd, &[])?)?;
         // Some time before it is freed; what Linux patches in it, it has patched.
         guest.wait_for("to unpack rootfs image", Duration::from_secs(120))?;
         guest.control().pause()?;
@@ -295,11 +299,11 @@ impl Prepared<'_> {
             waiting.entry((&attack.boots.group, cpus)).or_default().push(attack.name.clone());
         }
         let mut ended = Vec::new();
-        for ((_, cpus), mut names) in waiting {
+        for ((group, cpus), mut names) in waiting {
             while !names.is_empty() {
                 eprintln!("{} {label}, {cpus} CPUs: {} attacks", self.kernel.release, names.len());
                 let initrd = self.initrd(&names, scratch.0.join("initrd"))?;
-                let session = Session::run(&self.machine(label, cpus), &boot(initrd, &names)?, &names)?;
+                let session = Session::run(&self.machine(label, group, cpus), &boot(initrd, &names)?, &names)?;
                 // Whoever ended the machine took the rest with it: they get another one.
                 names.retain(|name| !session.iter().any(|one| one.name == *name));
                 ensure!(!session.is_empty(), "the guest did not come up");

@@ -19,6 +19,8 @@ pub struct Options {
     pub count_instructions: bool,
     /// Let the guest reboot instead of ending the machine.
     pub reboots: bool,
+    /// Have an IOMMU that remaps interrupts, with which Linux puts the APICs into x2APIC mode.
+    pub x2apic: bool,
     /// Let port 0xf4 end the machine with a status of `value * 2 + 1`.
     pub debug_exit: bool,
     /// Anything else for the command line.
@@ -31,6 +33,7 @@ impl Default for Options {
             cpu: "max,la57=off".to_string(),
             count_instructions: false,
             reboots: false,
+            x2apic: false,
             debug_exit: false,
             extra: Vec::new(),
         }
@@ -63,7 +66,7 @@ pub fn interact(machine: &Machine, boot: &Boot, logs: &Path) -> Result<()> {
 }
 
 fn command(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Command> {
-    let Options { cpu, count_instructions, reboots, debug_exit, extra } = &machine.qemu;
+    let Options { cpu, count_instructions, reboots, x2apic, debug_exit, extra } = &machine.qemu;
     let qemu = Qemu::obtain()?;
     let mut command = qemu.command();
     // QEMU's x2APIC aborts when instructions are counted.
@@ -74,6 +77,9 @@ fn command(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Command> {
         .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
         .arg("-serial")
         .arg(format!("file:{}", logs.join(REPORT).display()));
+    if *x2apic {
+        command.args(["-device", "intel-iommu,intremap=on,eim=on"]);
+    }
     if machine.pci_devices {
         command.args(["-device", "secondary-vga,vgamem_mb=2", "-device", "e1000"]);
     }

@@ -12,7 +12,7 @@ systemctl enable systemd-networkd
 mkdir -p /etc/systemd/system/serial-getty@ttyS0.service.d
 printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %%I vt220\n' \
   > /etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf
-printf '\necho "debian: logged in"\n' >> /root/.profile
+printf '\necho "debian: logged in"\n' >> ~root/.profile
 
 mkdir -p /etc/default/grub.d
 cat > /etc/default/grub.d/serial.cfg <<EOF

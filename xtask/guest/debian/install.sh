@@ -39,9 +39,9 @@ done
 # As udev would have it: GRUB names the root file system by it.
 mkdir -p /dev/disk/by-uuid
 ln -s ../../vda1 /dev/disk/by-uuid/$(blkid -s UUID -o value /dev/vda1)
-cp /install/configure.sh /target/root/configure.sh
-chroot /target sh /root/configure.sh $codename
-rm /target/root/configure.sh
+cp /install/configure.sh /target/configure.sh
+chroot /target sh /configure.sh $codename
+rm /target/configure.sh
 for directory in archive sys proc dev; do
   umount /target/$directory
 done

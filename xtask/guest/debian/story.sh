@@ -19,8 +19,8 @@ grep -q debian /etc/hostname && say disk: $(stat -f -c %T /)
 
 case $1 in
 install)
-  ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519
-  cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
+  ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519
+  cp ~/.ssh/id_ed25519.pub ~/.ssh/authorized_keys
   useradd --create-home somebody
   echo '* * * * * root touch /run/cron-was-here' > /etc/cron.d/story
 

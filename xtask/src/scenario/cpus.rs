@@ -14,7 +14,18 @@ const TROUBLE: [&str; 5] = ["lockup", "rcu_sched", "rcu_preempt", "BUG:", "Call 
 pub fn come_and_go(stage: &Stage) -> Result<()> {
     for setting in Setting::BOTH {
         let lines = COME_AND_GO.replace("CPUS", &CPUS.to_string());
-        tell(stage, setting, "cpus", &lines, Duration::from_secs(400))?;
+        tell(stage, setting, machine("cpus"), &lines, Duration::from_secs(400))?;
+    }
+    Ok(())
+}
+
+/// The same with the APICs in x2APIC mode.
+pub fn x2apic(stage: &Stage) -> Result<()> {
+    for setting in Setting::BOTH {
+        let lines = [X2APIC, COME_AND_GO].concat().replace("CPUS", &CPUS.to_string());
+        let mut machine = machine("cpus");
+        machine.qemu.x2apic = true;
+        tell(stage, setting, machine, &lines, Duration::from_secs(400))?;
     }
     Ok(())
 }
@@ -22,15 +33,20 @@ pub fn come_and_go(stage: &Stage) -> Result<()> {
 /// Static keys, tracepoints, tracers and modules are switched on some CPUs while all are busy in the kernel.
 pub fn storm(stage: &Stage, seconds: u32) -> Result<()> {
     let lines = [QUIET, STORM].concat().replace("SECONDS", &seconds.to_string());
-    tell(stage, Setting::Beneath, "storm", &lines, Duration::from_secs(200 + 4 * seconds as u64))
+    tell(stage, Setting::Beneath, machine("storm"), &lines, Duration::from_secs(200 + 4 * seconds as u64))
 }
 
-fn tell(stage: &Stage, setting: Setting, word: &str, lines: &str, limit: Duration) -> Result<()> {
+/// A machine whose guest speaks by this word.
+fn machine(word: &str) -> Machine {
     let mut machine = Machine::new(word);
     machine.cpus = CPUS;
+    machine
+}
+
+fn tell(stage: &Stage, setting: Setting, machine: Machine, lines: &str, limit: Duration) -> Result<()> {
     let mut guest = stage.start(setting, &machine, stage.initrd()?, lines)?;
     switched_off(&mut guest, limit)?;
-    let steps = said(&guest, word);
+    let steps = said(&guest, &machine.name);
     println!("  {setting:?}: {}", steps.join("; "));
     let wrong = steps.iter().any(|step| step.starts_with("wrong"));
     ensure!(!wrong && steps.last() == Some(&"done"), "{steps:?}; {}", guest.where_to_look());
@@ -39,6 +55,10 @@ fn tell(stage: &Stage, setting: Setting, word: &str, lines: &str, limit: Duratio
     no_violations(&guest)?;
     guest.finish()
 }
+
+const X2APIC: &str = r#"
+dmesg | grep -q 'x2apic enabled' || echo "cpus: wrong: xAPIC mode"
+"#;
 
 const COME_AND_GO: &str = r#"
 wrong() { echo "cpus: wrong: $*"; }
