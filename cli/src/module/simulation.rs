@@ -487,6 +487,7 @@ impl Patched<'_> {
     }
 
     fn retpolines(&mut self, table: std::ops::Range<u64>) {
+        assert_eq!(self.kernel.flavor.padding, Padding::Nops, "no kernel that pads with prefixes is simulated");
         if self.machine.indirect == Indirect::Retpoline {
             return;
         }
@@ -506,12 +507,8 @@ impl Patched<'_> {
             }
             code.extend([0xff, (if op == 0xe8 { 0xd0 } else { 0xe0 }) + reg % 8]);
             let len = 5 + cs as usize;
-            let prefixes = self.kernel.flavor.padding == Padding::Prefixes;
             if op == 0xe9 && code.len() < len {
-                code.resize(if prefixes { len } else { code.len() + 1 }, 0xcc);
-            }
-            while prefixes && code.len() < len {
-                code.insert(if code[0] == 0x0f { 3 } else { 0 }, 0x2e);
+                code.push(0xcc);
             }
             while code.len() < len {
                 code.push(0x90);
@@ -521,7 +518,8 @@ impl Patched<'_> {
             }
             match self.kernel.flavor.patching {
                 Patching::V6_1 => optimize_6_1(&mut code),
-                _ => optimize_6_12(&mut code),
+                Patching::V6_12 => optimize_6_12(&mut code),
+                Patching::V6_8 => unimplemented!("no module of 6.8 is simulated"),
             }
             self.memory.write(site, &code);
         }
@@ -667,16 +665,18 @@ impl Patched<'_> {
         self.returns(m.table(".return_sites"));
         match flavor.patching {
             Patching::V6_1 => self.alternatives_6_1(m.table(".altinstructions")),
-            _ => self.alternatives_6_12(m.table(".altinstructions")),
+            Patching::V6_12 => self.alternatives_6_12(m.table(".altinstructions")),
+            Patching::V6_8 => unimplemented!("no module of 6.8 is simulated"),
         }
         for entry in m.table(".ibt_endbr_seal").step_by(4) {
             let at = self.memory.pointed(entry);
             assert_eq!(self.memory.at(at, 4), [0xf3, 0x0f, 0x1e, 0xfa]);
-            self.memory.write(at, &flavor.seal);
+            self.memory.write(at, &[0x66, 0x0f, 0x1f, 0x00]);
         }
         let text = match flavor.patching {
             Patching::V6_1 => m.table(".text"),
-            _ => m.blocks[0].0..m.blocks[0].0 + m.blocks[0].1,
+            Patching::V6_12 => m.blocks[0].0..m.blocks[0].0 + m.blocks[0].1,
+            Patching::V6_8 => unimplemented!("no module of 6.8 is simulated"),
         };
         for entry in m.table(".smp_locks").step_by(4) {
             let at = self.memory.pointed(entry);
