@@ -291,7 +291,8 @@ impl Finder<'_> {
             if self.images[image].block != Block::Text || !part.contains(&at.value) {
                 continue;
             }
-            if is_lock(self.images[image].bytes[at.value as usize])? {
+            let byte = self.images[image].bytes[at.value as usize];
+            if is_lock(byte).with_context(|| format!("at {:#x}", at.value))? {
                 self.add(image, at.value, 1, What::Lock);
             }
         }
