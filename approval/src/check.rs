@@ -82,11 +82,14 @@ const LAST_PAGE: u64 = !(PAGE as u64 - 1);
 /// Every index of the part that is kept refers to something.
 pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     let info = &v.info;
-    let aligned = info.image_phys.is_multiple_of(PAGE as u64) && info.image_va.is_multiple_of(PAGE as u64);
+    let aligned = info.align.is_power_of_two()
+        && info.align >= PAGE as u64
+        && info.image_phys.is_multiple_of(info.align)
+        && info.image_va.is_multiple_of(PAGE as u64);
     let sane = info.entry_offset < info.image_span && info.image_span < 1 << 30 && info.image_phys < 1 << 40;
     let range = (LOW_END..=info.modules_end).contains(&info.modules_start) && info.modules_end <= LAST_PAGE;
     let fits = info.image_va <= LAST_PAGE - info.image_span.min(LAST_PAGE);
-    if !aligned || !sane || !range || !fits || !info.align.is_power_of_two() {
+    if !aligned || !sane || !range || !fits {
         return Err(Error::Record(Section::Info, 0));
     }
     if !v.names_valid() {

@@ -31,10 +31,13 @@ pub struct Machine {
     /// As above.
     pub user_root: u64,
     /// Frames of I/O APICs, as the firmware names them.
-    pub io_apics: [Option<Frame>; 16],
+    pub io_apics: [Option<Frame>; IO_APICS],
     /// Memory of ours, in bytes.
     pub kept: u64,
 }
+
+/// How many I/O APICs are held.
+pub const IO_APICS: usize = 16;
 
 /// What one CPU at a time may use.
 pub struct Core {

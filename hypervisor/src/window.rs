@@ -1,9 +1,8 @@
 //! Windows: one instruction with rights it otherwise would not have
 //!
-//! Three things need one: an instruction that writes the page it is fetched from while Linux patches itself, an
-//! access to memory the guest does not have, and a segment load of a user program. In each case one nested entry is
-//! replaced, in tables of this CPU's own, the trap flag is set, every event exits, and whichever exit comes first closes
-//! the window before anything else happens. When the nested tables change meanwhile, the window is closed first.
+//! [`Purpose`] names what needs one. The trap flag is set, every event exits, and whichever exit comes first closes the
+//! window before anything else happens. For rights to memory one or two nested entries are replaced, in tables of this
+//! CPU's own. When the nested tables change meanwhile, the window is closed first.
 use core::sync::atomic::Ordering;
 
 use secvisor_amd64::event::{Event, vector};
@@ -132,7 +131,7 @@ impl Vcpu {
             return;
         }
         self.cpu.window.store(false, Ordering::SeqCst);
-        self.flush = true;
+        self.flush |= !matches!(window.purpose, Purpose::Msr(_)); // whose window changed no table
         if window.debug_control & msr::DEBUG_CTL_BTF != 0 {
             // SAFETY: the guest's own value, which the processor took from it.
             unsafe { instr::wrmsr(msr::DEBUG_CTL, window.debug_control) };

@@ -118,6 +118,8 @@ mod tests {
         assert!(register(0x350, 0x700) && register(0x360, 0x400) && register(0xb0, 0) && register(0x380, 0x500));
         assert!(!register(0x350, 0x500) && !register(0x320, 0x1_0500) && !register(0x20, 0) && !register(0x410, 0));
         assert!(!register(0, 0) && !register(0x10, 0));
+        // Between registers.
+        assert!(!register(0x301, 0) && !register(0xb4, 0));
         let data = |index, value| io_register(0x10, index, value);
         assert!(data(0x10, 0x1_0000) && data(0x11, 0x500) && data(0, 0x500) && io_register(0, 0x10, 0x500));
         assert!(!data(0x10, 0x500) && !data(0x3e, 0x1_0500));

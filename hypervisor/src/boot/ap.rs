@@ -55,5 +55,9 @@ fn wait(cpu: &Cpu, tens: u64) -> bool {
 pub extern "sysv64" fn start(vcpu: &'static mut Vcpu) -> ! {
     idt::load();
     mtrr::copy();
+    if !apic::in_its_place() {
+        // No answer: launch fails.
+        instr::halt();
+    }
     vcpu.run()
 }

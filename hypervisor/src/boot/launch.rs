@@ -14,7 +14,7 @@ use super::{acpi, ap, kaslr};
 use crate::cpu::svm::{self, Features, Missing};
 use crate::cpu::{apic, mtrr};
 use crate::crowd::{Cpu, Crowd};
-use crate::machine::{Core, MACHINE, Machine, Suspects};
+use crate::machine::{Core, IO_APICS, MACHINE, Machine, Suspects};
 use crate::mem::lock::Lock;
 use crate::mem::npt::{self, NestedTables, Table, View};
 use crate::mem::once::Once;
@@ -45,8 +45,12 @@ pub enum Error {
     CommandLine,
     /// The firmware's tables do not say which CPUs there are.
     NoCpus,
-    /// There are too many I/O APICs, or one is not at the beginning of a page.
-    IoApics,
+    /// There are more I/O APICs than are held.
+    TooManyIoApics,
+    /// One is not at the beginning of a page.
+    IoApicPlace(u64),
+    /// More nested tables are needed than were set apart.
+    Tables,
     /// The firmware has moved the local APIC.
     ApicMoved,
     /// This CPU, by its APIC's identifier, does not answer.
@@ -68,13 +72,15 @@ impl fmt::Display for Error {
             Self::Processor(Missing::Asids) => write!(f, "the processor has too few address space identifiers"),
             Self::Processor(Missing::Encryption) => write!(f, "the firmware has switched memory encryption on"),
             Self::Approval(e) => write!(f, "{e}"),
+            Self::Tables => write!(f, "the machine's devices lie in more places than there are nested tables for"),
             Self::Memory(mib) => write!(f, "too little memory: this approval and initrd need {mib} MiB below 4 GiB"),
-            Self::KernelPlace(at) => write!(f, "the kernel must lie at {at:#x}, but that is not free memory"),
+            Self::KernelPlace(at) => write!(f, "no free memory for the kernel, which was linked for {at:#x}"),
             Self::TooMuchMemory => write!(f, "this version handles memory below 512 GiB only"),
             Self::NoCpus => write!(f, "the firmware's ACPI tables do not say how many CPUs there are"),
-            Self::IoApics => {
-                write!(f, "the machine has more I/O APICs than this version holds, or one in an odd place")
+            Self::TooManyIoApics => {
+                write!(f, "the machine has more than {IO_APICS} I/O APICs, which this version holds")
             }
+            Self::IoApicPlace(at) => write!(f, "the I/O APIC at {at:#x} does not begin a page"),
             Self::ApicMoved => write!(f, "the firmware has moved the local APIC from where it usually is"),
             Self::Cpu(id) => write!(f, "the CPU with APIC identifier {id:#x} does not start"),
             Self::TooManyPages => write!(f, "the approval has more pages than this version can number"),
@@ -174,8 +180,9 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
         additions: view.name(view.info.cmdline),
         drawn: place.drawn,
     };
-    // SAFETY: the initrd goes to free RAM below the arena and above the kernel's place; then the kernel's place, checked
-    // above, holds nothing that is still needed; `low` is free low RAM.
+    // SAFETY: the initrd goes to RAM directly below the arena. The kernel's place is free RAM outside of this image, the
+    // arena and that (`taken`); where it overlaps the boot modules as the loader left them, both have been moved by then.
+    // `low` is free RAM below 640 KiB, where no kernel is placed.
     unsafe {
         physical::relocate(initrd.start, initrd_to, initrd_len);
         guest::load_kernel(&kernel, &view, reference, place.physical);
@@ -209,7 +216,7 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
         let first = (span.start + (region.base - image_va)) / 4096;
         for frame in (first..first + region.pages as u64).map(Frame) {
             let proof = rules.loaded(frame).ok_or(Error::KernelPlace(frame.address()))?;
-            tables.set(frame, &Access::Executable(proof)).map_err(|_| Error::Memory(0))?;
+            tables.set(frame, &Access::Executable(proof)).map_err(|_| Error::Tables)?;
         }
     }
     let kept_bytes: u64 = kept.iter().map(|r| r.end - r.start).sum();
@@ -218,18 +225,20 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
         reference_pages(&rules),
         kept_bytes / 1024
     );
-    let mut io_apics = [None; 16];
+    let mut io_apics = [None; IO_APICS];
     for (i, at) in acpi::io_apics(&boot.rsdp).enumerate() {
-        let slot = io_apics.get_mut(i).filter(|_| at.is_multiple_of(4096)).ok_or(Error::IoApics)?;
-        *slot = Some(Frame::containing(at));
+        if !at.is_multiple_of(4096) {
+            return Err(Error::IoApicPlace(at));
+        }
+        *io_apics.get_mut(i).ok_or(Error::TooManyIoApics)? = Some(Frame::containing(at));
     }
     let local = MESSAGES.step_by(4096).map(Frame::containing);
-    if !MESSAGES.contains(&apic::page()) {
+    if !apic::in_its_place() {
         return Err(Error::ApicMoved);
     }
     let apics = io_apics.into_iter().flatten().chain(local);
     for frame in acpi::host_bridges(&boot.rsdp).chain(apics) {
-        tables.hold(frame).map_err(|_| Error::Memory(0))?;
+        tables.hold(frame).map_err(|_| Error::Tables)?;
     }
     let ports = acpi::ports(&boot.rsdp);
     let io = IoMap::of(&ports);

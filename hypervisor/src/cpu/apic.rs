@@ -1,7 +1,7 @@
 //! This CPU's local APIC: APM 2, chapter 16
 //!
-//! The guest owns it and may be using it, in xAPIC mode through its page, in x2APIC mode through MSRs. Both modes and the
-//! page's address are the guest's choice at any time but for what `rules/src/{apic,msr}.rs` refuse.
+//! The guest owns it and may be using it, in xAPIC mode through its page, in x2APIC mode through MSRs: its choice at any
+//! time. The page stays where it is (`rules/src/msr.rs`).
 use secvisor_amd64::msr;
 
 use super::instr;
@@ -13,6 +13,9 @@ pub const NMI: u32 = 0x4400;
 pub const INIT: u32 = 0x4500;
 /// As above; the page of the code is in bits 0-7.
 pub const STARTUP: u32 = 0x4600;
+
+/// Physical address of the page of every local APIC (APM 2, 16.3.1).
+pub const PAGE: u64 = 0xfee0_0000;
 
 /// Offsets in the page (APM 2, table 16-2).
 const ID: u64 = 0x20;
@@ -29,51 +32,49 @@ const X2APIC_MODE: u64 = 1 << 10;
 const X2APIC_ID: u32 = 0x802;
 const X2APIC_COMMAND: u32 = 0x830;
 
-/// Where the page is, and whether MSRs are used in its place.
-fn base() -> (u64, bool) {
+fn base() -> u64 {
     // SAFETY: every processor with SVM has an APIC.
-    let base = unsafe { instr::rdmsr(msr::APIC_BASE) };
-    (base & BASE, base & X2APIC_MODE != 0)
+    unsafe { instr::rdmsr(msr::APIC_BASE) }
 }
 
-/// Physical address of the page.
-pub fn page() -> u64 {
-    base().0
+/// Whether the firmware has left this CPU's page where it usually is.
+pub fn in_its_place() -> bool {
+    base() & BASE == PAGE
+}
+
+/// Whether MSRs are used in place of the page.
+pub fn x2apic_mode() -> bool {
+    base() & X2APIC_MODE != 0
 }
 
 /// Identifier of this CPU.
 pub fn id() -> u32 {
-    match base() {
+    if x2apic_mode() {
         // SAFETY: in x2APIC mode there is this MSR.
-        (_, true) => unsafe { instr::rdmsr(X2APIC_ID) as u32 },
-        (page, false) => read(page + ID) >> 24,
+        return unsafe { instr::rdmsr(X2APIC_ID) as u32 };
     }
+    read(PAGE + ID) >> 24
 }
 
 /// Sends a command to one CPU.
 pub fn send(to: u32, command: u32) {
-    let (page, x2apic) = base();
-    if x2apic {
+    if x2apic_mode() {
         // SAFETY: in x2APIC mode there is this MSR; these commands are legal.
         unsafe { instr::wrmsr(X2APIC_COMMAND, (to as u64) << 32 | command as u64) };
         return;
     }
     // The guest may have written the first half of a command of its own.
-    let destination = read(page + DESTINATION);
-    wait(page);
-    write(page + DESTINATION, to << 24);
-    write(page + COMMAND, command);
-    wait(page);
-    write(page + DESTINATION, destination);
+    let destination = read(PAGE + DESTINATION);
+    wait();
+    write(PAGE + DESTINATION, to << 24);
+    write(PAGE + COMMAND, command);
+    wait();
+    write(PAGE + DESTINATION, destination);
 }
 
-/// Whether MSRs are used in place of the page.
-pub fn x2apic_mode() -> bool {
-    base().1
-}
-
-fn wait(page: u64) {
-    while read(page + COMMAND) & PENDING != 0 {
+/// Waits until the last command has been accepted.
+fn wait() {
+    while read(PAGE + COMMAND) & PENDING != 0 {
         core::hint::spin_loop();
     }
 }

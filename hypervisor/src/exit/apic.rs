@@ -87,16 +87,12 @@ impl Vcpu {
 
     /// An instruction has written to an APIC's page.
     pub(crate) fn apic_written(&mut self, at: u64, value: u32) {
-        // Registers lie 16 bytes apart (APM 2, table 16-2; 82093AA, 3.1): there is nothing in between.
-        if at & 0xf != 0 {
-            return self.refuse_apic(at, value as u64);
-        }
-        if at & !0xfff != apic::page() {
+        if at & !0xfff != apic::PAGE {
             return self.io_apic_written(at, value);
         }
         let passes = match at & 0xfff {
             apic::COMMAND => {
-                let to = apic::read(apic::page() + apic::DESTINATION) >> 24;
+                let to = apic::read(apic::PAGE + apic::DESTINATION) >> 24;
                 self.command((to as u64) << 32 | value as u64)
             }
             offset if rules::register(offset as u32, value) => true,
@@ -112,11 +108,11 @@ impl Vcpu {
 
     fn io_apic_written(&mut self, at: u64, value: u32) {
         let machine = self.machine;
+        let known = machine.io_apics.contains(&Some(Frame::containing(at)));
         // Nobody else changes the index meanwhile: whoever does has to come here, too.
         let core = machine.core.lock();
-        let index = apic::read(at & !0xfff) as u8; // its register at offset 0 (82093AA, 3.1)
-        let known = self.machine.io_apics.contains(&Some(Frame::containing(at)));
-        let passes = known && rules::io_register(at as u32 & 0xfff, index, value);
+        let index = || apic::read(at & !0xfff) as u8; // its register at offset 0 (82093AA, 3.1)
+        let passes = known && rules::io_register(at as u32 & 0xfff, index(), value);
         if passes {
             apic::write(at, value);
         }
@@ -135,7 +131,7 @@ impl Vcpu {
             Command::Startup(to, page) => {
                 self.machine.crowd.ask(self.me, to, request::STARTUP | page as u32);
             }
-            Command::Refuse => self.refuse_apic(apic::page() + apic::COMMAND, value),
+            Command::Refuse => self.refuse_apic(apic::PAGE + apic::COMMAND, value),
         }
         false
     }
