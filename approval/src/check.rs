@@ -34,10 +34,12 @@ pub(crate) fn launch(launch: &Launch<'_>, v: &View<'_>) -> Result<(), Error> {
     let mut keeper = Keeper::new(launch.runs, v.regions, v.info.image_va);
     let mut end = 0;
     for (i, reloc) in launch.relocs.iter().enumerate() {
+        let bad = Err(Error::Record(Section::Relocs, i));
+        let Some(next) = reloc.end() else { return bad };
         if reloc.offset() < end || keeper.find(&reloc).is_none() {
-            return Err(Error::Record(Section::Relocs, i));
+            return bad;
         }
-        end = reloc.offset() + reloc.kind().map_or(0, |k| k.width() as u64);
+        end = next;
     }
     relocated_sites(launch, v)
 }
@@ -45,13 +47,12 @@ pub(crate) fn launch(launch: &Launch<'_>, v: &View<'_>) -> Result<(), Error> {
 /// A relocated field that touches a patch site is a field of the linked form the site begins with.
 fn relocated_sites(launch: &Launch<'_>, v: &View<'_>) -> Result<(), Error> {
     let mut relocs = launch.relocs.iter().enumerate().peekable();
-    let end = |reloc: &Reloc| reloc.offset() + reloc.kind().map_or(0, |k| k.width() as u64);
     for region in v.regions.iter().take_while(|r| r.module == NONE) {
         for page in region.first_page..region.first_page + region.pages {
             let at = region.base - v.info.image_va + (page - region.first_page) as u64 * PAGE as u64;
             for site in v.sites_of(page as usize).map(|s| v.sites.at(s)) {
                 let start = at + site.offset() as u64;
-                while relocs.next_if(|(_, r)| end(r) <= start).is_some() {}
+                while relocs.next_if(|(_, r)| r.end().is_some_and(|end| end <= start)).is_some() {}
                 while let Some((i, r)) = relocs.next_if(|(_, r)| r.offset() < start + v.site_len(&site) as u64) {
                     if !relocated(v, &site, r.offset().checked_sub(start), r.kind()) {
                         return Err(Error::Record(Section::Relocs, i));

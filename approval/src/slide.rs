@@ -28,8 +28,11 @@ impl Opened<'_> {
             return;
         }
         self.slide_fields(by);
-        let kernel = |var| var == NONE;
-        self.each(Section::Regions, |r: &mut Region| r.base += if kernel(r.module) { by } else { 0 });
+        self.each(Section::Regions, |r: &mut Region| {
+            if r.module == NONE {
+                r.base += by;
+            }
+        });
         self.each(Section::Exprs, |e: &mut Expr| {
             if e.var == KERNEL {
                 e.value = e.value.wrapping_add(by);
@@ -118,8 +121,8 @@ impl<'a> Keeper<'a> {
 
     /// Where a field is kept, as a whole.
     pub(crate) fn find(&mut self, reloc: &Reloc) -> Option<Kept> {
-        let (start, width) = (reloc.offset(), reloc.kind()?.width() as u64);
-        let holds = |range: &Range<u64>| range.start <= start && start + width <= range.end;
+        let (start, end) = (reloc.offset(), reloc.end()?);
+        let holds = |range: &Range<u64>| range.start <= start && end <= range.end;
         if !holds(&self.last.0) {
             let code = self.regions.iter().take_while(|r| r.module == NONE).map(|r| {
                 let at = r.base - self.image_va;

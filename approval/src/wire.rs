@@ -164,6 +164,11 @@ impl Reloc {
     pub fn offset(&self) -> u64 {
         (self.head & (Self::LIMIT - 1)) as u64
     }
+    /// Offset of the first byte behind the field; `None` if its kind is unknown.
+    #[inline]
+    pub fn end(&self) -> Option<u64> {
+        Some(self.offset() + self.kind()?.width() as u64)
+    }
     /// What the field holds; `None` is an unknown kind.
     #[inline]
     pub fn kind(&self) -> Option<RelocKind> {
