@@ -31,7 +31,7 @@ impl Rules<'_> {
                 }
                 let verdict = match self.kernel_page_of_frame(frame) {
                     Some(page) if !self.is_freed(page) => self.verify_kernel(machine, frame, page, va, circumstances),
-                    _ => self.verify_module(machine, frame, va & !0xfff, circumstances.patience),
+                    _ => self.verify_module(machine, frame, va & !0xfff, Circumstances { patching: false, ..circumstances }),
                 };
                 if let Verdict::Refuse(_) | Verdict::Wait = verdict {
                     machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
@@ -72,8 +72,9 @@ impl Rules<'_> {
                 }
                 Verdict::Step(proof)
             }
-            Err(_) if self.meet_tracers(machine, frame, va) => {
-                self.verify_kernel(machine, frame, page, va, circumstances)
+            // Once: one that is met may end another.
+            Err(_) if !circumstances.met && self.meet_tracers(machine, frame, va) => {
+                self.verify_kernel(machine, frame, page, va, Circumstances { met: true, ..circumstances })
             }
             Err(_) if circumstances.patience => Verdict::Wait,
             Err(Mismatch(at)) if init && made(Check::InitPutBack) => {

@@ -34,9 +34,8 @@ impl Rules<'_> {
         machine: &mut impl Machine,
         frame: Frame,
         va: u64,
-        patience: bool,
+        circumstances: Circumstances,
     ) -> Verdict {
-        let circumstances = Circumstances { patching: false, patience };
         let inside = (self.view.info.modules_start..self.view.info.modules_end).contains(&va);
         let misplaced = match va < LOW_END {
             true => frame.address() != va,
@@ -54,11 +53,12 @@ impl Rules<'_> {
                 Err(at) => wrong = Some((place, at)),
             }
         }
-        if let Some(verdict) = self.search(machine, frame, va, circumstances) {
+        if let Some(verdict) = self.search(machine, frame, va, circumstances, 0..self.view.regions.len()) {
             return verdict;
         }
-        if self.meet_tracers(machine, frame, va) {
-            return self.verify_module(machine, frame, va, patience);
+        // Once: one that is met may end another.
+        if !circumstances.met && self.meet_tracers(machine, frame, va) {
+            return self.verify_module(machine, frame, va, Circumstances { met: true, ..circumstances });
         }
         match wrong {
             Some((place, at)) => self.tampered_or_recycled(machine, frame, &place, at),
@@ -75,7 +75,7 @@ impl Rules<'_> {
         })
     }
 
-    /// Looks for a page of any module that the frame is, at this address: first as a further page of an instance there
+    /// Looks for a page of these modules' regions that the frame is, at this address: first as a further page of an instance there
     /// is, then as one of a module placed anew, then as one whose neighbours have been placed anew too.
     pub(crate) fn search(
         &mut self,
@@ -83,10 +83,11 @@ impl Rules<'_> {
         frame: Frame,
         va: u64,
         circumstances: Circumstances,
+        regions: core::ops::Range<usize>,
     ) -> Option<Verdict> {
         let ways = [Forget::Nothing, Forget::Own, Forget::All];
         for &forget in if va < LOW_END { &ways[..1] } else { &ways[..] } {
-            for index in 0..self.view.regions.len() {
+            for index in regions.clone() {
                 let region = self.view.regions.at(index);
                 if region.module == NONE {
                     continue;

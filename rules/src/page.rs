@@ -39,6 +39,8 @@ pub(crate) struct Circumstances {
     pub patching: bool,
     /// Another CPU may be writing the page: what is not right is left alone for now.
     pub patience: bool,
+    /// The tracers it calls have been looked at.
+    pub met: bool,
 }
 
 /// Where and what a page is compared as.

@@ -80,7 +80,7 @@ impl Rules<'_> {
     pub fn step(&mut self, machine: &mut impl Machine, event: Event) -> Verdict {
         match event {
             Event::KernelFetch { frame, va, patching, patience } => {
-                self.kernel_fetch(machine, frame, va, Circumstances { patching, patience })
+                self.kernel_fetch(machine, frame, va, Circumstances { patching, patience, met: false })
             }
             Event::Write { frame, from_within } => self.write(machine, frame, from_within),
             Event::FirstUser => self.pin(machine),

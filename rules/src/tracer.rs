@@ -80,7 +80,8 @@ impl<'a> Rules<'a> {
         if machine.set_access(frame, Access::Frozen).is_err() {
             return false;
         }
-        let met = matches!(self.search(machine, frame, va, Circumstances::default()), Some(Verdict::Resume));
+        let found = self.search(machine, frame, va, Circumstances::default(), self.tracers.clone());
+        let met = matches!(found, Some(Verdict::Resume));
         if !met {
             machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");
         }

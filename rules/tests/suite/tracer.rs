@@ -213,3 +213,27 @@ fn a_page_that_calls_itself_is_no_tracer() {
     assert!(matches!(verdict, Verdict::Refuse(_)));
     world.check();
 }
+
+/// Two copies of one tracer, each of which ends the other: a page that calls both is looked at once more, not for ever.
+#[test]
+fn a_page_that_calls_two_copies_of_one_tracer_is_refused() {
+    let mut stage = stage();
+    let mut world = World::booted(&mut stage);
+    let (here, there) = (place(s::TRACER), place(s::OTHER_TRACER));
+    make(&mut world, s::TRACER, FIRST);
+    let mut vars = usual_vars();
+    vars[s::T_TEXT as usize] = there;
+    world.load(s::TRACER, &vars, &[SECOND]);
+    let caller = Frame(0x52);
+    let va = place(s::GAMMA);
+    for (at, target) in [(0, here), (5, there)] {
+        world.write(caller, at, &s::branch(0xe8, va + at as u64, target));
+    }
+    let fetch = Event::KernelFetch { frame: caller, va, patching: false, patience: false };
+    assert!(matches!(world.rules.step(&mut world.ram, fetch), Verdict::Refuse(_)));
+    world.check();
+    world.write_kernel(s::TEXT, 0x40, &s::branch(0xe8, s::IMAGE + 0x40, here));
+    world.write_kernel(s::TEXT, 0x45, &s::branch(0xe8, s::IMAGE + 0x45, there));
+    assert_eq!(entry(&mut world).rule(), Some(Rule::Tampered));
+    world.check();
+}
