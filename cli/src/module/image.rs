@@ -67,7 +67,7 @@ impl Image {
             let Some(place) = linked.layout.sections[i].filter(|p| section.is_code() && p.block == block) else {
                 continue;
             };
-            let bytes = linked.ko.bytes(i);
+            let bytes = linked.ko.bytes(i)?;
             ensure!(bytes.len() as u64 == section.size, "{} has no bytes", section.name);
             image.bytes[place.offset as usize..][..bytes.len()].copy_from_slice(bytes);
             image.relocate(linked, i, place).with_context(|| format!("relocations of {}", section.name))?;
@@ -81,7 +81,7 @@ impl Image {
     /// Applies a section's relocations.
     fn relocate(&mut self, linked: &Linked<'_>, section: usize, place: Place) -> Result<()> {
         let size = linked.ko.sections[section].size;
-        for r in linked.ko.relocations(section) {
+        for r in linked.ko.relocations(section)? {
             let width = match r.kind {
                 elf::R_X86_64_NONE => continue,
                 elf::R_X86_64_PC32 | elf::R_X86_64_PLT32 => Width::Rel32,

@@ -15,7 +15,7 @@ pub const ENDINGS: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];
 /// Longest module that is read; the stock ones stay below a tenth of it.
 const LONGEST: u64 = 512 << 20;
 
-/// The tables of patch sites; besides these, code and exports (`__ksymtab*`) are read.
+/// The tables of patch sites; besides these, code and exports (`__ksymtab*`) are read. To read another is an error.
 const TABLES: [&str; 9] = [
     ".altinstructions",
     ".parainstructions",
@@ -57,10 +57,10 @@ pub struct Section {
     pub size: u64,
     /// Alignment in memory, at least 1.
     pub align: u64,
-    /// Where its bytes are in the file; empty if it has none.
-    bytes: Range<usize>,
-    /// Where its relocations are in the file.
-    relocations: Range<usize>,
+    /// Where its bytes are in the file, empty if it has none; `None` once they are dropped.
+    bytes: Option<Range<usize>>,
+    /// Where its relocations are in the file; `None` once they are dropped.
+    relocations: Option<Range<usize>>,
 }
 
 impl Section {
@@ -141,8 +141,8 @@ impl Ko {
                 flags: h.sh_flags.get(LE),
                 size: h.sh_size.get(LE),
                 align,
-                bytes: range(h)?,
-                relocations: 0..0,
+                bytes: Some(range(h)?),
+                relocations: Some(0..0),
             });
         }
         let mut symbols = Vec::new();
@@ -154,8 +154,8 @@ impl Ko {
                     ensure!(target < sections.len(), "a relocation section has no target");
                     let at = range(h)?;
                     ensure!(at.len().is_multiple_of(24), "a relocation section is cut short");
-                    ensure!(sections[target].relocations.is_empty(), "a section has two relocation sections");
-                    sections[target].relocations = at;
+                    let before = sections[target].relocations.replace(at);
+                    ensure!(before.is_none_or(|b| b.is_empty()), "a section has two relocation sections");
                 }
                 elf::SHT_REL => bail!("relocations without addends"),
                 _ => {}
@@ -175,26 +175,23 @@ impl Ko {
         Ok(contents(&self.path)? == contents(&other.path)?)
     }
 
-    /// Drops the contents and relocations of every section but code, patch tables and exports: most of a file is debugging
-    /// information and tables that nothing here looks at, and there are thousands of files.
+    /// Drops the contents and relocations of every section but code, patch tables and exports: most of a file is
+    /// debugging information and tables that nothing here looks at, and there are thousands of files.
     fn keep_what_is_read(&mut self) {
         let starts = self.symbols.iter().map(|s| s.name.start).min().unwrap_or(0);
         let ends = self.symbols.iter().map(|s| s.name.end).max().unwrap_or(0);
         let mut kept = self.data[starts..ends].to_vec();
         self.symbols.iter_mut().for_each(|s| s.name = s.name.start - starts..s.name.end - starts);
-        let mut keep = |range: &Range<usize>| {
+        let mut keep = |range: Range<usize>| {
             let at = kept.len();
-            kept.extend_from_slice(&self.data[range.clone()]);
+            kept.extend_from_slice(&self.data[range]);
             at..kept.len()
         };
         for section in &mut self.sections {
             let alloc = section.flags & u64::from(elf::SHF_ALLOC) != 0;
             let read = section.is_code() || TABLES.contains(&&*section.name) || section.name.starts_with("__ksymtab");
-            let empty = (0..0, 0..0);
-            (section.bytes, section.relocations) = match alloc && read {
-                true => (keep(&section.bytes), keep(&section.relocations)),
-                false => empty,
-            };
+            section.bytes = section.bytes.take().filter(|_| alloc && read).map(&mut keep);
+            section.relocations = section.relocations.take().filter(|_| alloc && read).map(&mut keep);
         }
         kept.shrink_to_fit();
         self.data = kept;
@@ -207,8 +204,14 @@ impl Ko {
     }
 
     /// A section's bytes; none if it only takes up memory.
-    pub fn bytes(&self, section: usize) -> &[u8] {
-        &self.data[self.sections[section].bytes.clone()]
+    pub fn bytes(&self, section: usize) -> Result<&[u8]> {
+        self.kept(section, |s| &s.bytes)
+    }
+
+    fn kept(&self, section: usize, part: fn(&Section) -> &Option<Range<usize>>) -> Result<&[u8]> {
+        let section = &self.sections[section];
+        let range = part(section).clone();
+        Ok(&self.data[range.with_context(|| format!("its section {} is none of those that are read", section.name))?])
     }
 
     /// A symbol's name.
@@ -217,9 +220,9 @@ impl Ko {
     }
 
     /// A section's relocations, in the order of the file.
-    pub fn relocations(&self, section: usize) -> impl Iterator<Item = Relocation> + '_ {
+    pub fn relocations(&self, section: usize) -> Result<impl Iterator<Item = Relocation> + '_> {
         let u64_at = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
-        self.data[self.sections[section].relocations.clone()].chunks_exact(24).map(move |r| {
+        Ok(self.kept(section, |s| &s.relocations)?.chunks_exact(24).map(move |r| {
             let info = u64_at(r, 8);
             Relocation {
                 offset: u64_at(r, 0),
@@ -227,12 +230,12 @@ impl Ko {
                 symbol: (info >> 32) as usize,
                 addend: u64_at(r, 16) as i64,
             }
-        })
+        }))
     }
 
     /// A value of `.modinfo`.
     fn modinfo(&self, key: &str) -> Option<&str> {
-        let info = self.bytes(self.section(".modinfo")?);
+        let info = self.bytes(self.section(".modinfo")?).ok()?;
         let line = |s| std::str::from_utf8(s).ok()?.strip_prefix(key)?.strip_prefix('=');
         info.split(|b| *b == 0).find_map(line)
     }

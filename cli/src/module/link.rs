@@ -70,7 +70,7 @@ impl<'a> Linked<'a> {
     /// The pointers of a section, whatever their width, by offset.
     pub fn pointers(&self, section: usize) -> Result<Pointers> {
         let mut pointers = Vec::new();
-        for r in self.ko.relocations(section) {
+        for r in self.ko.relocations(section)? {
             pointers.push((r.offset, self.target(&r)?));
         }
         pointers.sort_by_key(|p| p.0);
@@ -90,7 +90,7 @@ pub fn exports(ko: &Ko) -> Result<Vec<(&str, usize, i64)>> {
         ensure!(ko.sections[table].size.is_multiple_of(ENTRY), "its export table has a length of its own");
         let mut values = HashMap::new();
         let mut names = Vec::new();
-        for r in ko.relocations(table) {
+        for r in ko.relocations(table)? {
             if r.offset % ENTRY == 0 {
                 values.insert(r.offset / ENTRY, (r.symbol, r.addend));
             } else if r.offset % ENTRY == 4 {
@@ -101,7 +101,7 @@ pub fn exports(ko: &Ko) -> Result<Vec<(&str, usize, i64)>> {
             let symbol = ko.symbols.get(r.symbol).context("an export has no name")?;
             let Home::Section(section) = symbol.home else { bail!("an export has no name") };
             let at = usize::try_from(symbol.value.wrapping_add_signed(r.addend))?;
-            let name = ko.bytes(section).get(at..).context("an export has no name")?;
+            let name = ko.bytes(section)?.get(at..).context("an export has no name")?;
             let len = name.iter().position(|b| *b == 0).context("an export's name does not end")?;
             let (symbol, addend) = values.get(&entry).context("an export has no value")?;
             found.push((std::str::from_utf8(&name[..len])?, *symbol, *addend));

@@ -95,7 +95,7 @@ struct Table<'a> {
 impl<'a> Table<'a> {
     fn open(linked: &Linked<'a>, name: &str, entry: u64) -> Result<Option<Self>> {
         let Some(section) = linked.ko.section(name) else { return Ok(None) };
-        let bytes = linked.ko.bytes(section);
+        let bytes = linked.ko.bytes(section)?;
         ensure!((bytes.len() as u64).is_multiple_of(entry), "{name} has an entry of another length");
         Ok(Some(Self { bytes, entry: entry as usize, pointers: linked.pointers(section)? }))
     }
