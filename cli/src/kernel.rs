@@ -342,11 +342,9 @@ impl<'a> Kernel<'a> {
 /// `__ksymtab` and `__ksymtab_gpl`; since 7.0 there is only one, and flags beside it.
 fn exports(image: &Image<'_>, relocs: &Relocs) -> Result<HashMap<String, Address>> {
     let mut out = HashMap::new();
-    let tables = [Some(image.need("__ksymtab")?), image.section("__ksymtab_gpl")];
-    for (section, table) in ["__ksymtab", "__ksymtab_gpl"].into_iter().zip(tables) {
-        let Some(table) = table else { continue };
+    for table in [Some(image.need("__ksymtab")?), image.section("__ksymtab_gpl")].into_iter().flatten() {
         if table.bytes.len() % 12 != 0 {
-            bail!("section {section} has an unknown entry size");
+            bail!("section {} has an unknown entry size", table.name);
         }
         for (i, entry) in table.bytes.chunks_exact(12).enumerate() {
             let at = table.address + 12 * i as u64;
@@ -356,10 +354,7 @@ fn exports(image: &Image<'_>, relocs: &Relocs) -> Result<HashMap<String, Address
             let moves = !relocs.inverse32.contains(&at);
             let value = if moves { Address::kernel(value) } else { Address::absolute(value) };
             let name_at = (at + 4).wrapping_add_signed(offset(4));
-            let strings = image.section_at(name_at).context("exported symbol without a name")?;
-            let tail = &strings.bytes[(name_at - strings.address) as usize..];
-            let name = tail.split(|b| *b == 0).next().unwrap_or_default();
-            out.insert(String::from_utf8(name.to_vec()).context("exported symbol's name")?, value);
+            out.insert(image.string(name_at).context("exported symbol's name")?, value);
         }
     }
     Ok(out)
