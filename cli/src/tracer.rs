@@ -21,7 +21,7 @@ use crate::sites::{Site, What};
 const OPS: [&str; 5] = ["global_ops", "graph_ops", "trace_ops", "kprobe_ftrace_ops", "kprobe_ipmodify_ops"];
 
 /// What the names of tracers in the approval begin with. No module's does: Linux has no such names.
-pub const PREFIX: &str = "ftrace:";
+const PREFIX: &str = "ftrace:";
 
 /// Room for the return: `jmp` to a return thunk (`RET_SIZE`).
 const RET: usize = 5;
