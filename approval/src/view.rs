@@ -3,7 +3,7 @@
 //! A [`View`] comes from [`crate::open::open`] alone, which has checked every index; nothing here fails.
 use crate::wire::*;
 
-pub use crate::open::{Error, Opened, checksum, counts, length, open};
+pub use crate::open::{Error, Opened, counts, length, open};
 
 /// A table of records, decoded as they are read.
 #[derive(Clone, Copy)]

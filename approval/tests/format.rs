@@ -4,8 +4,8 @@ mod synthetic;
 
 use proptest::prelude::*;
 use secvisor_approval::PAGE;
-use secvisor_approval::build::{self, Builder, FixDef, RegionDef, SiteDef, SymbolDef, TemplateDef, VariantDef};
-use secvisor_approval::view::{self, Error, View, checksum};
+use secvisor_approval::build::{self, Builder, FixDef, RegionDef, SiteDef, SymbolDef, TemplateDef, VariantDef, seal};
+use secvisor_approval::view::{self, Error, View};
 use secvisor_approval::wire::*;
 use synthetic::{Spec, VARS};
 
@@ -14,12 +14,6 @@ const SLIDE: u64 = 0;
 
 fn file() -> Vec<u8> {
     Spec::new().file()
-}
-
-/// Makes the checksum fit.
-fn seal(file: &mut [u8]) {
-    let sum = checksum(file);
-    file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
 }
 
 fn error(mut file: Vec<u8>) -> Option<Error> {

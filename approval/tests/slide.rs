@@ -3,8 +3,8 @@
 mod synthetic;
 
 use secvisor_approval::PAGE;
-use secvisor_approval::build::{Builder, FixDef, RegionDef, SiteDef, TemplateDef, VariantDef};
-use secvisor_approval::view::{self, Error, Opened, checksum};
+use secvisor_approval::build::{Builder, FixDef, RegionDef, SiteDef, TemplateDef, VariantDef, seal};
+use secvisor_approval::view::{self, Error, Opened};
 use secvisor_approval::wire::*;
 use synthetic::{LINK, SPAN, Spec};
 
@@ -68,11 +68,6 @@ fn table(spec: &Spec) -> Vec<i32> {
     table.push(0);
     table.extend(list(RelocKind::Abs32));
     table
-}
-
-fn seal(file: &mut [u8]) {
-    let sum = checksum(file);
-    file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
 }
 
 fn slid(by: u64) -> Vec<u8> {

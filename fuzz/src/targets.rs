@@ -16,8 +16,9 @@ use secvisor::{check, kallsyms};
 use secvisor_amd64::event::Event as CpuEvent;
 use secvisor_amd64::exit::{Exit, IoAccess, NestedFault, REASONS};
 use secvisor_amd64::paging::{Walk, walk as walk_tables};
+use secvisor_approval::build::seal;
 use secvisor_approval::open;
-use secvisor_approval::wire::{CHECKSUM_OFFSET, HEADER_LEN, NONE, SIGNATURE_OFFSET};
+use secvisor_approval::wire::{HEADER_LEN, NONE, SIGNATURE_OFFSET};
 use secvisor_approval::{PAGE, PageBytes};
 use secvisor_rules::frame::MAX_PAGES;
 use secvisor_rules::{Event, Frame, FrameState, Verdict};
@@ -56,8 +57,7 @@ pub fn approval(data: &[u8]) {
     }
     let len = file.len() as u64;
     file[16..24].copy_from_slice(&len.to_le_bytes());
-    let sum = open::checksum(&file);
-    file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+    seal(&mut file);
     let _ = check::check(&mut file.clone());
     if let Ok(mut opened) = open::Opened::new(&mut file.clone()) {
         let room = opened.room();

@@ -3,7 +3,7 @@
 mod manifest;
 mod result;
 mod session;
-mod spoil;
+pub mod spoil;
 
 use crate::approve::approve;
 use crate::demo;

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use secvisor_approval::build::seal;
 use secvisor_approval::view::{self, Opened, View};
-use secvisor_approval::wire::{CHECKSUM_OFFSET, NONE, RegionKind, cond};
+use secvisor_approval::wire::{NONE, RegionKind, cond};
 use secvisor_approval::{PAGE, PageBytes};
 use secvisor_rules::{
     Access, Event, Frame, FrameState, FrameTable, Machine, Memory, OutOfTables, Rule, Rules, Verdict, Violation,
@@ -161,8 +162,7 @@ impl Stage {
             && kernel.room() > 0
         {
             kernel.slide(SLIDE);
-            let sum = view::checksum(&file);
-            file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+            seal(&mut file);
         }
         let frames = vec![0; FRAMES as usize];
         Self { file, frames, places: Vec::new(), vars: Vec::new() }

@@ -1,8 +1,9 @@
 //! Approvals that are not what the host tool wrote, for attacks on SecVisor's reading of them.
 
 use anyhow::{Context, Result, ensure};
+use secvisor_approval::build::seal;
 use secvisor_approval::view::{self, View};
-use secvisor_approval::wire::{CHECKSUM_OFFSET, NONE, SECTIONS_OFFSET, Section};
+use secvisor_approval::wire::{NONE, SECTIONS_OFFSET, Section};
 
 /// The function the attacks change (attacks/common/attack.h).
 const VICTIM: &str = "__x64_sys_keyctl";
@@ -58,8 +59,7 @@ fn outside(mut file: Vec<u8>) -> Result<Vec<u8>> {
     put(&mut file, entry(Section::Data), moved as u64);
     put(&mut file, entry(Section::Data) + 8, (data_len + TEXT.len()) as u64);
     put(&mut file, entry(Section::Relocs), relocs_moved as u64);
-    let sum = view::checksum(&file);
-    put(&mut file, CHECKSUM_OFFSET, sum);
+    seal(&mut file);
     Ok(file)
 }
 
@@ -68,7 +68,7 @@ fn put(file: &mut [u8], at: usize, value: u64) {
 }
 
 /// Where a section's entry in the table is.
-fn entry(section: Section) -> usize {
+pub fn entry(section: Section) -> usize {
     SECTIONS_OFFSET + 16 * section as usize
 }
 

@@ -1,14 +1,16 @@
 //! Where the kernel lies: anew at every boot, and where it was linked if the command line says so.
 
 use super::stage::{QUIET, Setting, Stage, no_violations, said, switched_off};
+use crate::attack::spoil;
 use crate::guest::Guest;
 use crate::kernel::Line;
 use crate::machine::{Boot, Machine};
 use crate::play::Play;
 use crate::run::{self, FIXED};
 use anyhow::{Context, Result, ensure};
+use secvisor_approval::build::seal;
 use secvisor_approval::view;
-use secvisor_approval::wire::{CHECKSUM_OFFSET, Info, SECTIONS_OFFSET, Section};
+use secvisor_approval::wire::{Info, Section};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,10 +86,9 @@ fn linked(stage: &Stage) -> Result<Info> {
 /// An approval of a kernel that was built without a relocation table.
 fn without_relocations(stage: &Stage) -> Result<PathBuf> {
     let mut file = fs::read(&stage.approval)?;
-    let len = SECTIONS_OFFSET + 16 * Section::Relocs as usize + 8;
+    let len = spoil::entry(Section::Relocs) + 8;
     file[len..len + 8].fill(0);
-    let sum = view::checksum(&file);
-    file[CHECKSUM_OFFSET..CHECKSUM_OFFSET + 8].copy_from_slice(&sum.to_le_bytes());
+    seal(&mut file);
     let path = stage.file("unmovable");
     fs::write(&path, file)?;
     Ok(path)
