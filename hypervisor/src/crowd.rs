@@ -69,10 +69,11 @@ impl Cpu {
         clear
     }
 
-    /// It has left the guest.
+    /// It has left the guest. A locked operation: what the guest has stored must be in memory, write-combining buffers
+    /// included (APM 2, chapter 7), before anybody compares a page with it.
     #[inline]
     pub fn leave(&self) {
-        self.in_guest.store(false, core::sync::atomic::Ordering::Release);
+        self.in_guest.swap(false, SeqCst);
     }
 
     /// Takes what it was asked for.

@@ -53,7 +53,7 @@ pub struct Core {
     pub suspects: Suspects,
 }
 
-/// How often a page is tried that another CPU may be writing, 50 us apart or more: 50 ms at least, and a second in QEMU.
+/// How often each CPU tries a page that another may be writing, 50 us apart or more: 50 ms at least, and a second in QEMU.
 const TRIES: u32 = 1_000;
 
 /// Frames that were executed and found wrong. Where there are several CPUs one may have written half of a site when another
@@ -67,9 +67,9 @@ impl Suspects {
     }
 
     /// Whether the frame may still become right. Not if there are too many to remember.
-    pub fn patience(&self, frame: Frame) -> bool {
+    pub fn patience(&self, frame: Frame, cpus: usize) -> bool {
         match self.0.iter().flatten().find(|(f, _)| *f == frame) {
-            Some((_, tries)) => *tries < TRIES,
+            Some((_, tries)) => *tries < TRIES * cpus as u32,
             None => self.0.iter().any(Option::is_none),
         }
     }

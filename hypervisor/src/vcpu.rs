@@ -108,8 +108,8 @@ pub struct Vcpu {
     /// Intercepts that the kernel view has for a time: of CPUID, until the first user-mode instruction, and of IRET, while an
     /// NMI is handled.
     pub(crate) passing: u32,
-    /// What was injected at the last VMRUN.
-    pub(crate) injected: Event,
+    /// What was injected at the last VMRUN, and the address it pushes if it is a software interrupt's.
+    pub(crate) injected: (Event, u64),
     /// The TLB must be flushed before the guest runs.
     pub(crate) flush: bool,
     /// How the guest translates.
@@ -156,7 +156,7 @@ impl PerCpu {
             patching: None,
             absent_before: None,
             passing: misc1::CPUID,
-            injected: Event(0),
+            injected: (Event(0), 0),
             flush: true,
             paging: GuestPaging::default(),
             nmi: Nmi::default(),
@@ -253,8 +253,9 @@ impl Vcpu {
             self.flush = false;
             self.cpu.stats.flushes.add();
         }
-        self.injected = Event(self.vmcb.control.event_injection);
-        assert!(self.view == View::Kernel || !self.injected.valid(), "an event would be delivered in the user view");
+        let injected = Event(self.vmcb.control.event_injection);
+        self.injected = (injected, self.vmcb.control.next_rip);
+        assert!(self.view == View::Kernel || !injected.valid(), "an event would be delivered in the user view");
     }
 
     /// Does what was asked for.
@@ -358,14 +359,15 @@ impl Vcpu {
         if !interrupted.valid() || self.vmcb.control.event_injection != 0 {
             return;
         }
-        // What we injected ourselves had its RIP set for that.
-        let again = if self.injected.valid() && self.injected.vector() == interrupted.vector() {
-            Some(self.injected)
-        } else {
-            interrupted.again()
-        };
-        if let Some(event) = again {
-            self.deliver(event);
+        let (injected, next_rip) = self.injected;
+        if !injected.valid() || injected.vector() != interrupted.vector() {
+            if let Some(event) = interrupted.again() {
+                self.deliver(event);
+            }
+            return;
         }
+        // What we injected ourselves had its RIP set for that. The exit has cleared what it pushes (APM 2, 15.20).
+        self.vmcb.control.next_rip = next_rip;
+        self.deliver(injected);
     }
 }

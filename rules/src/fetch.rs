@@ -31,7 +31,12 @@ impl Rules<'_> {
                 }
                 let verdict = match self.kernel_page_of_frame(frame) {
                     Some(page) if !self.is_freed(page) => self.verify_kernel(machine, frame, page, va, circumstances),
-                    _ => self.verify_module(machine, frame, va & !0xfff, Circumstances { patching: false, ..circumstances }),
+                    _ => self.verify_module(
+                        machine,
+                        frame,
+                        va & !0xfff,
+                        Circumstances { patching: false, ..circumstances },
+                    ),
                 };
                 if let Verdict::Refuse(_) | Verdict::Wait = verdict {
                     machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so");

@@ -79,7 +79,10 @@ pub fn write(number: u32, value: u64, current: impl FnOnce() -> u64) -> MsrWrite
     }
     match number {
         MTRR_DEF_TYPE => MsrWrite::Ignore,
-        0x82f..=0x837 if number != X2APIC_ICR && apic::register((number - X2APIC) << 4, value as u32) => {
+        // Local vectors, and the extended ones that Linux sets for machine checks (arch/x86/kernel/apic/apic.c).
+        0x82f..=0x837 | 0x850..=0x853
+            if number != X2APIC_ICR && apic::register((number - X2APIC) << 4, value as u32) =>
+        {
             MsrWrite::Allow
         }
         _ => MsrWrite::Refuse,
@@ -137,6 +140,12 @@ mod tests {
     fn no_local_vector_is_init() {
         assert_eq!(write(0x835, 0x700, || 0), MsrWrite::Allow);
         assert_eq!(write(0x835, 5 << 8, || 0), MsrWrite::Refuse);
+        for extended in 0x850..0x854 {
+            assert_eq!(write(extended, 0x1_00f9, || 0), MsrWrite::Allow);
+            assert_eq!(write(extended, 0x1_0500, || 0), MsrWrite::Refuse);
+        }
+        assert_eq!(write(0x84f, 0, || 0), MsrWrite::Refuse);
+        assert_eq!(write(0x854, 0, || 0), MsrWrite::Refuse);
         assert_eq!(write(X2APIC_ICR, 0, || 0), MsrWrite::Refuse);
     }
 

@@ -71,6 +71,16 @@ impl Ports {
         function == LPC_BRIDGE && LPC_PM_BASE.contains(&offset)
     }
 
+    /// The index register by which a write to `port` finds what it writes, its size in bytes and what was last written to
+    /// it. What is decided here was decided by that; the register itself may be another on every CPU.
+    pub fn index(&self, port: u16) -> Option<(u16, u32, u32)> {
+        match port {
+            CONFIG_DATA..=0xcff => Some((CONFIG_ADDRESS, 4, self.config_address)),
+            FCH_PM_DATA => Some((FCH_PM_INDEX, 1, self.fch_index as u32)),
+            _ => None,
+        }
+    }
+
     /// Decides a write of `size` bytes.
     pub fn write(&mut self, port: u16, size: u32, value: u32) -> PortWrite {
         for (register, soft_off) in self.pm1_control.into_iter().zip(self.soft_off.unwrap_or([0xff; 2])) {
@@ -162,6 +172,16 @@ mod tests {
         assert_eq!(p.write(0xcfc, 4, 0x33), PortWrite::Refuse);
         assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x60), PortWrite::Pass);
         assert_eq!(p.write(0xcff, 1, 0x33), PortWrite::Pass);
+    }
+
+    #[test]
+    fn data_goes_by_the_index_that_was_looked_at() {
+        let mut p = ports();
+        p.write(0xcf8, 4, 0x8000_0090);
+        p.write(0xcd6, 1, 0x62);
+        assert_eq!([0xcfc, 0xcfe].map(|port| p.index(port)), [Some((0xcf8, 4, 0x8000_0090)); 2]);
+        assert_eq!(p.index(0xcd7), Some((0xcd6, 1, 0x62)));
+        assert_eq!([0xcf8, 0xcf9, 0xcd6, 0x80].map(|port| p.index(port)), [None; 4]);
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl Vcpu {
         let patching = self.patching.take() == Some(frame);
         let machine = self.machine;
         let mut core = machine.core.lock();
-        let patience = machine.crowd.cpus.len() > 1 && core.suspects.patience(frame);
+        let cpus = machine.crowd.cpus.len();
+        let patience = cpus > 1 && core.suspects.patience(frame, cpus);
         let verdict = self.step(
             &mut core,
             RulesEvent::KernelFetch { frame, va: va & !0xfff | self.linear_rip() & 0xfff, patching, patience },
@@ -108,11 +109,11 @@ impl Vcpu {
         match self.state(frame) {
             FrameState::Approved(_) => self.write(frame, self.writes_itself(frame)),
             FrameState::Hypervisor => self.absent(frame),
-            FrameState::Device if self.machine.core.lock().tables.is_held(frame) => self.held(frame),
             // Above what nested tables of four levels can map: no such memory.
             FrameState::Device if frame.address() >= npt::LIMIT => {
                 self.refuse_access(Event::exception_with(vector::GP, 0));
             }
+            FrameState::Device if self.machine.core.lock().tables.is_held(frame) => self.held(frame),
             // Frozen since the guest stepped in it, or a stale translation.
             FrameState::Data => self.write(frame, false),
             FrameState::Device => {}

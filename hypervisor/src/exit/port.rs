@@ -39,6 +39,9 @@ impl Vcpu {
         let decision = core.ports.write(port, size, value);
         if decision == PortWrite::Pass {
             // While nobody else can change what an index port names.
+            if let Some((index, size, value)) = core.ports.index(port) {
+                instr::output(index, size, value);
+            }
             instr::output(port, size, value);
         }
         drop(core);
