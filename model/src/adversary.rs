@@ -1,8 +1,8 @@
 //! What the adversary can do: anything a guest kernel, a user program or a device can
 use crate::bytes::{CALL, CHOICE, EDGE, IMAGE, LABEL, Page};
-use crate::machine::Step;
 use crate::state::{NONE, Purpose, Right, SCRATCH, View, W, X};
 use crate::switch::{Part, Switch};
+use crate::vcpu::Step;
 use crate::world::{DEVICE, FRAMES, HYPERVISOR, KERNEL};
 
 /// What the kernel, or a program while the kernel view is on, does next.

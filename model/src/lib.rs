@@ -6,10 +6,12 @@ mod bytes;
 mod chooser;
 mod machine;
 mod oracle;
+mod ram;
 mod report;
 mod search;
 mod state;
 mod switch;
+mod vcpu;
 mod world;
 
 pub use report::{Report, examine, explore, without};

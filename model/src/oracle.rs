@@ -4,8 +4,9 @@
 use std::fmt;
 
 use crate::bytes::{Call, Choice, Content, DATA, EDGE, LABEL, LABEL_LEN, Label, MODULES, Page};
-use crate::machine::{Machine, Step};
+use crate::machine::Machine;
 use crate::state::{NONE, Purpose, Right, SCRATCH, State, View, W, X};
+use crate::vcpu::Step;
 use crate::world::{ANY, DEVICE, FRAMES, HYPERVISOR, KERNEL};
 
 const MIXED: &str = "halves of two values are executable at CPL 0";
