@@ -1,22 +1,8 @@
 //! The whole suite once more, with the kernel above where it was linked
-#[path = "../suite/kernel.rs"]
-mod kernel;
-#[path = "../suite/modules.rs"]
-mod modules;
-#[path = "../suite/patching.rs"]
-mod patching;
-#[path = "../suite/properties.rs"]
-mod properties;
-#[path = "../suite/references.rs"]
-mod references;
-#[path = "../suite/sites.rs"]
-mod sites;
+#[path = "../suite/all.rs"]
+mod all;
 #[path = "../../../approval/tests/synthetic/mod.rs"]
 mod synthetic;
-#[path = "../suite/tracer.rs"]
-mod tracer;
-#[path = "../suite/trampoline.rs"]
-mod trampoline;
 #[path = "../world/mod.rs"]
 mod world;
 

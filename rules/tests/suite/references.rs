@@ -1,11 +1,12 @@
-//! What modules refer to: which of them end with another, and what half a reference shows
+//! What modules refer to: which of them end with another, what half a reference shows, and what a static call does
 use secvisor_approval::build::{Builder, RegionDef, SiteDef, SymbolDef};
 use secvisor_approval::wire::{Info, NONE, RegionKind, SiteKind, VarClass};
 use secvisor_approval::{PAGE, PageBytes};
 use secvisor_rules::{Access, Event, Frame, FrameState, Machine, Rules, Verdict};
 
-use crate::synthetic::{IMAGE, MODULES, filler};
-use crate::world::{KERNEL, Ram, Right, Stage};
+use super::modules::{PAGE64, loaded, run_all, set_byte, stage};
+use crate::synthetic::{self as s, IMAGE, MODULES, filler};
+use crate::world::{KERNEL, Outcome, Ram, Right, Stage, usual_vars};
 
 /// By module, what its fields refer to: the variable of each is its text's place. The last refers to the first, in its
 /// last field; the one between them to nobody but itself.
@@ -128,4 +129,52 @@ fn half_a_reference_shows_nothing() {
     ram.map(text, &[Frame(0x40)]);
     assert!(matches!(rules.step(&mut ram, second), Verdict::Resume));
     assert_eq!(rules.variable(1), data);
+}
+
+/// A module may call a function of its own before anything else of it has run.
+#[test]
+fn a_static_call_into_the_page_that_is_being_verified() {
+    let vars = usual_vars();
+    for function in [0x100, PAGE64 + 0x80] {
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        let at = vars[0] + 0xe0;
+        for (i, byte) in s::branch(0xe8, at, vars[0] + function).into_iter().enumerate() {
+            set_byte(&mut world, at + i as u64, byte);
+        }
+        assert_eq!(world.fetch_module(s::ALPHA, 0, &vars), Outcome::Runs, "{function:#x}");
+        run_all(&mut world, &vars);
+        // Not into the middle of one, nor behind the module.
+        for wrong in [function + 1, 0x180, 4 * PAGE64] {
+            for (i, byte) in s::branch(0xe8, at, vars[0] + wrong).into_iter().enumerate() {
+                set_byte(&mut world, at + i as u64, byte);
+            }
+            assert!(matches!(world.fetch_module(s::ALPHA, 0, &vars), Outcome::Restored(_)), "{wrong:#x}");
+        }
+    }
+}
+
+/// A static call of a module that has not run yet shows where that is, if it is one.
+#[test]
+fn a_static_call_of_a_module_nobody_has_seen() {
+    let vars = usual_vars();
+    let at = vars[0] + 2 * PAGE64 + 0x40;
+    let linked = s::branch(0xe8, at, vars[s::B_TEXT as usize] + 0x40);
+    let wrong = [
+        s::branch(0xe9, at, vars[s::B_TEXT as usize] + 0x40),
+        s::branch(0xe8, at, vars[s::B_TEXT as usize] + 0x41),
+        s::branch(0xe8, at, s::MODULES.start - PAGE64 + 0x40),
+        s::branch(0xe8, at, s::LABEL),
+        vec![0xff, 0xe0, 0x90, 0x90, 0x90],
+    ];
+    for (bytes, right) in wrong.iter().map(|w| (w, false)).chain([(&linked, true)]) {
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        for (i, byte) in bytes.iter().enumerate() {
+            set_byte(&mut world, at + i as u64, *byte);
+        }
+        assert_eq!(world.fetch_module(s::ALPHA, 2, &vars) == Outcome::Runs, right, "{bytes:02x?}");
+        let bound = if right { vars[s::B_TEXT as usize] } else { 0 };
+        assert_eq!(world.rules.variable(s::B_TEXT as usize), bound);
+    }
 }
