@@ -46,7 +46,7 @@ impl Clock {
 
 /// What one run has shown.
 struct Measured {
-    name: &'static str,
+    beneath: bool,
     clock: Clock,
     one: u64,
     all: u64,
@@ -57,32 +57,34 @@ struct Measured {
 }
 
 impl Measured {
-    fn run(options: &Options, kernel: &Kernel, beneath: bool, clock: Clock) -> Result<Measured> {
-        let words = format!(" BENCH_SCALING={CPUS} BENCH_MILLISECONDS={}", clock.milliseconds());
-        let (native, secvisor) = options.boots(kernel, &words)?.0;
-        let (name, boot) = if beneath { ("beneath SecVisor", secvisor) } else { ("without SecVisor", native) };
+    fn run(beneath: bool, clock: Clock, boot: &Boot) -> Result<Measured> {
         let mut machine = Machine::new(if beneath { "scaling-secvisor" } else { "scaling-native" });
         machine.cpus = CPUS;
         machine.qemu.count_instructions = clock == Clock::Instructions;
-        let said = during(&format!("measuring {name}"), || run(&machine, &boot))?;
+        let said = during(&format!("measuring {}", name(beneath)), || run(&machine, boot))?;
         let count = |key: &str| said[key].as_u64().with_context(|| format!("the workload does not say {key}"));
         let (one, all) = (count("one")?, count("all")?);
         let shared = if machine.qemu.count_instructions { CPUS as f64 } else { 1.0 };
         let ratio = all as f64 / one as f64 * shared;
-        Ok(Measured { name, clock, one, all, ratio, shootdowns: count("shootdowns")?, contended: count("contended")? })
+        let (shootdowns, contended) = (count("shootdowns")?, count("contended")?);
+        Ok(Measured { beneath, clock, one, all, ratio, shootdowns, contended })
     }
 
     fn line(&self) -> String {
-        let Measured { name, one, all, ratio, shootdowns, contended, .. } = self;
-        let clock = self.clock.name();
+        let Measured { beneath, clock, one, all, ratio, shootdowns, contended } = self;
+        let (name, clock) = (name(*beneath), clock.name());
         format!("{name:17} {clock:13} {one:>9} {all:>9} {ratio:>7.2} {shootdowns:>12} {contended:>19}")
     }
+}
+
+fn name(beneath: bool) -> &'static str {
+    if beneath { "beneath SecVisor" } else { "without SecVisor" }
 }
 
 impl From<&Measured> for Value {
     fn from(m: &Measured) -> Value {
         json!({
-            "name": m.name, "clock": m.clock.name(), "one": m.one, "all": m.all, "ratio": m.ratio,
+            "name": name(m.beneath), "clock": m.clock.name(), "one": m.one, "all": m.all, "ratio": m.ratio,
             "shootdowns": m.shootdowns, "contended": m.contended,
         })
     }
@@ -92,14 +94,16 @@ impl From<&Measured> for Value {
 pub fn bench(options: &Options, kernel: &Kernel) -> Result<bool> {
     let mut all = Vec::new();
     for clock in [Clock::Instructions, Clock::Time] {
-        for beneath in [false, true] {
-            all.push(Measured::run(options, kernel, beneath, clock)?);
+        let words = format!(" BENCH_SCALING={CPUS} BENCH_MILLISECONDS={}", clock.milliseconds());
+        let (native, secvisor) = options.boots(kernel, &words)?.0;
+        for (beneath, boot) in [(false, native), (true, secvisor)] {
+            all.push(Measured::run(beneath, clock, &boot)?);
         }
     }
     println!("{}, null system calls", kernel.release);
     println!("                  clock           one CPU    {CPUS} CPUs   ratio  shoot-downs  waits for the lock");
     all.iter().for_each(|measured| println!("{}", measured.line()));
-    let beneath = || all.iter().filter(|m| m.name == "beneath SecVisor");
+    let beneath = || all.iter().filter(|m| m.beneath);
     let counted = beneath().find(|m| m.clock == Clock::Instructions).context("nothing was counted")?;
     let targets = [
         Target { what: "one CPU's instructions, of two CPUs'", limit: LIMIT, measured: 1.0 / counted.ratio },
