@@ -173,9 +173,7 @@ impl Apt {
     /// What is installed in the end when these packages, or those that match these patterns, are asked for: with
     /// everything they need, without recommendations.
     pub fn closure(&self, wanted: &[&str]) -> Result<Vec<Package>> {
-        let text = read(self.command("apt-get").args(["install", "--simulate", "-qq"]).args(wanted))
-            .with_context(|| format!("apt cannot resolve {}", wanted.join(" ")))?;
-        Ok(text.lines().filter_map(parse_inst).collect())
+        self.resolve(wanted, &mut self.command("apt-get"))
     }
 
     /// The archive's own records of these packages, as in its `Packages`.
