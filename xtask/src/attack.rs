@@ -17,7 +17,6 @@ use crate::progress::during;
 use crate::run::{CMDLINE, FIXED};
 use crate::{toolchain, workspace};
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use manifest::Attack;
 use result::{Results, Side};
 use session::Session;
@@ -57,7 +56,7 @@ pub struct Options {
     /// Only without SecVisor
     #[arg(long)]
     native: bool,
-    /// The kernel image; or 6.1 or 6.12 for Debian's, fetched when needed
+    /// The kernel image; or one of Debian's, fetched when needed: 6.1 or 6.12, with -cloud, -generic or -rt
     #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
     kernel: PathBuf,
     /// What emulates the machines
@@ -73,11 +72,7 @@ pub struct Options {
 
 /// Runs what is wanted; tells whether everything ended as it must.
 pub fn attack(options: &Options) -> Result<bool> {
-    let given = options.kernel.to_string_lossy();
-    let kernel = match Line::from_str(&given, false) {
-        Ok(line) => Kernel::obtain(line)?,
-        Err(_) => Kernel::given(&options.kernel, None)?,
-    };
+    let kernel = Kernel::named(&options.kernel, None)?;
     let mut attacks = manifest::read()?;
     if !options.names.is_empty() {
         let exact = |name: &String| attacks.iter().any(|attack| attack.name == *name);

@@ -13,12 +13,11 @@ mod system;
 
 use crate::debian::Release;
 use crate::initrd::Initrd;
-use crate::kernel::{Kernel, Line};
+use crate::kernel::Kernel;
 use crate::machine::{Boot, Machine};
 use crate::progress::during;
 use crate::{program, run, toolchain, workspace};
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 use measured::Measured;
 use result::Outcome;
 use std::path::PathBuf;
@@ -26,7 +25,7 @@ use std::path::PathBuf;
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Options {
-    /// The kernel image; or 6.1 or 6.12 for Debian's, fetched when needed
+    /// The kernel image; or one of Debian's, fetched when needed: 6.1, 6.12 or 7.x, with -cloud, -generic or -rt
     #[arg(long, value_name = "VMLINUZ", default_value = "6.1")]
     kernel: PathBuf,
     /// The directory with the kernel's modules
@@ -54,11 +53,7 @@ pub fn bench(options: &Options) -> Result<bool> {
     if let Some(release) = options.debian {
         return system::bench(release, options.json);
     }
-    let given = options.kernel.to_string_lossy();
-    let kernel = match Line::from_str(&given, false) {
-        Ok(line) => Kernel::obtain(line)?,
-        Err(_) => Kernel::given(&options.kernel, options.modules.as_deref())?,
-    };
+    let kernel = Kernel::named(&options.kernel, options.modules.as_deref())?;
     if options.host {
         return host::bench(&kernel, options.json);
     }

@@ -108,8 +108,16 @@ impl Kernel {
         Ok(Kernel { release, vmlinuz, modules, root })
     }
 
+    /// One of Debian's by its line's name, or a kernel of the user's by its file, which may need its modules named.
+    pub fn named(kernel: &Path, modules: Option<&Path>) -> Result<Kernel> {
+        match Line::from_str(&kernel.to_string_lossy(), false) {
+            Ok(line) => Kernel::obtain(line),
+            Err(_) => Kernel::given(kernel, modules),
+        }
+    }
+
     /// A kernel of the user's; its modules are looked for beside it unless given.
-    pub fn given(vmlinuz: &Path, modules: Option<&Path>) -> Result<Kernel> {
+    fn given(vmlinuz: &Path, modules: Option<&Path>) -> Result<Kernel> {
         let release = release_of(&fs::read(vmlinuz).with_context(|| format!("no {}", vmlinuz.display()))?)
             .with_context(|| format!("{} is not a Linux kernel (bzImage)", vmlinuz.display()))?;
         let beside = vmlinuz.parent().map(|boot| boot.join("../lib/modules").join(&release)).unwrap_or_default();

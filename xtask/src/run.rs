@@ -14,7 +14,6 @@ use crate::progress::during;
 use crate::table::Comparison;
 use crate::{toolchain, workspace};
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -210,11 +209,7 @@ impl Options {
     }
 
     fn kernel(&self) -> Result<Kernel> {
-        let given = self.kernel.to_string_lossy();
-        match Line::from_str(&given, false) {
-            Ok(line) => Kernel::obtain(line),
-            Err(_) => Kernel::given(&self.kernel, self.modules.as_deref()),
-        }
+        Kernel::named(&self.kernel, self.modules.as_deref())
     }
 
     fn prepare(&self, kernel: &Kernel, scratch: &Scratch) -> Result<Prepared> {
