@@ -80,6 +80,13 @@ impl Demo {
         Ok(Demo { modules: vec![vulnerable, witness], initrd })
     }
 
+    /// What remains of it where no module can be built.
+    pub fn left_out() -> Result<Demo> {
+        let mut initrd = Initrd::new()?;
+        initrd.add_file("bin/secvisor", &program::build()?.status)?;
+        Ok(Demo { modules: Vec::new(), initrd })
+    }
+
     /// Writes the initial RAM disk, whose `/init` runs these lines.
     pub fn write(self, lines: &str, to: &Path) -> Result<PathBuf> {
         self.initrd.script(lines).write(to)

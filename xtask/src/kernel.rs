@@ -60,9 +60,12 @@ impl Line {
         }
     }
 
-    /// Whether modules for it can be built here: Debian 13's compiler and tools need its own C library.
-    pub fn builds_modules(self) -> bool {
-        !matches!(self, Line::Cloud7 | Line::Generic7 | Line::Rt7)
+    /// Where its headers are if its packages are unpacked there; or why no module can be built for it.
+    fn headers(self, root: PathBuf) -> Result<PathBuf, &'static str> {
+        match self {
+            Line::Cloud7 | Line::Generic7 | Line::Rt7 => Err(OTHER_SYSTEM),
+            _ => Ok(root),
+        }
     }
 
     /// Its packages in the archive.
@@ -81,6 +84,12 @@ impl Line {
     }
 }
 
+/// Why no module can be built for a kernel that came without its headers.
+pub const NO_HEADERS: &str = "its headers are missing (package linux-headers)";
+
+/// Why none can be built for one of Debian 13's.
+const OTHER_SYSTEM: &str = "Debian 13's compiler and tools need its own C library";
+
 /// One unpacked kernel.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -90,8 +99,8 @@ pub struct Kernel {
     pub vmlinuz: PathBuf,
     /// `lib/modules/<release>`.
     pub modules: PathBuf,
-    /// The directory its packages are unpacked in.
-    pub root: PathBuf,
+    /// The directory its headers' packages are unpacked in; or why no module can be built for it here.
+    pub headers: Result<PathBuf, &'static str>,
 }
 
 impl Kernel {
@@ -105,7 +114,7 @@ impl Kernel {
         let release = modules.file_name().context("no release")?.to_string_lossy().into_owned();
         let images = [root.join("boot").join(format!("vmlinuz-{release}")), modules.join("vmlinuz")];
         let vmlinuz = images.into_iter().find(|path| path.is_file()).context("no kernel")?;
-        Ok(Kernel { release, vmlinuz, modules, root })
+        Ok(Kernel { release, vmlinuz, modules, headers: line.headers(root) })
     }
 
     /// One of Debian's by its line's name, or a kernel of the user's by its file, which may need its modules named.
@@ -124,9 +133,8 @@ impl Kernel {
         let modules = modules.map_or(beside, Path::to_path_buf);
         ensure!(modules.join("kernel").is_dir(), "{} has no modules; name them by --modules", modules.display());
         let modules = modules.canonicalize()?;
-        // Without its headers it boots, but no module can be built for it.
-        let root = headers_root(&release, &modules).unwrap_or_default();
-        let kernel = Kernel { release, vmlinuz: vmlinuz.to_path_buf(), modules, root };
+        let headers = find_headers(&release, &modules);
+        let kernel = Kernel { release, vmlinuz: vmlinuz.to_path_buf(), modules, headers };
         let (first, _) = kernel.module_files()?.into_iter().next().context("no modules")?;
         let magic = modinfo(&kernel.module(&first)?, "vermagic").unwrap_or_default();
         let made_for = magic.split(' ').next().unwrap_or_default();
@@ -200,12 +208,15 @@ fn release_of(image: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(release).into_owned()).filter(|release| !release.is_empty())
 }
 
-/// The directory under which a kernel's headers are in `usr/src`: that of its modules, or of the same kernel fetched.
-fn headers_root(release: &str, modules: &Path) -> Option<PathBuf> {
-    let of_modules = modules.ancestors().nth(3).map(Path::to_path_buf);
-    let fetched = Line::value_variants().iter().map(|line| workspace::cache().join(line.bundle().name));
+/// Where a kernel's headers are in `usr/src`: below the directory of its modules, or that of the same kernel fetched.
+fn find_headers(release: &str, modules: &Path) -> Result<PathBuf, &'static str> {
     let has_headers = |root: &PathBuf| root.join(format!("usr/src/linux-headers-{release}")).is_dir();
-    of_modules.into_iter().chain(fetched).find(has_headers)
+    if let Some(root) = modules.ancestors().nth(3).map(Path::to_path_buf).filter(has_headers) {
+        return Ok(root);
+    }
+    let mut fetched = Line::value_variants().iter().map(|line| (line, workspace::cache().join(line.bundle().name)));
+    let (line, root) = fetched.find(|(_, root)| has_headers(root)).ok_or(NO_HEADERS)?;
+    line.headers(root)
 }
 
 /// The modules a module says it depends on.

@@ -3,7 +3,7 @@
 use crate::kernel::Kernel;
 use crate::tools::library_path;
 use crate::workspace::{self, find_program, only_entry};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use xshell::cmd;
@@ -18,6 +18,8 @@ pub fn build_module(kernel: &Kernel, source: &Path) -> Result<PathBuf> {
     for tool in [COMPILER, "make"] {
         ensure!(find_program(tool).is_some(), "cannot build kernel modules: {tool} is missing");
     }
+    let root =
+        kernel.headers.as_ref().map_err(|why| anyhow!("no module can be built for {}: {why}", kernel.release))?;
     let name = source.file_name().context("a module's directory needs a name")?;
     let work = workspace::target().join("modules").join(&kernel.release).join(name);
     copy_changed(source, &work)?;
@@ -27,18 +29,14 @@ pub fn build_module(kernel: &Kernel, source: &Path) -> Result<PathBuf> {
         let object = file.file_stem().context("no name")?.to_string_lossy().into_owned();
         fs::write(work.join("Kbuild"), format!("obj-m := {object}.o\n"))?;
     }
-    let headers = kernel.root.join("usr/src");
+    let headers = root.join("usr/src");
     let configured = headers.join(format!("linux-headers-{}", kernel.release));
-    let missing = || {
-        format!("the headers of {0} are missing: its package linux-headers is needed to build modules", kernel.release)
-    };
-    ensure!(configured.is_dir(), missing());
     // The configured tree's own Makefile only includes the common one, by the path it has when installed.
     let common = only_entry(&headers, "linux-headers-", "-common")?.join("Makefile");
     let shell = workspace::shell()?;
     // Type information for BPF would need pahole, which loading the module does not.
     let output = cmd!(shell, "make -s -C {configured} -f {common} M={work} CONFIG_DEBUG_INFO_BTF_MODULES= modules")
-        .env("LD_LIBRARY_PATH", library_path(&kernel.root))
+        .env("LD_LIBRARY_PATH", library_path(root))
         .env_remove("MAKEFLAGS")
         .quiet()
         .ignore_status()

@@ -13,7 +13,7 @@ use crate::play::{self, Play};
 use crate::progress::during;
 use crate::table::Comparison;
 use crate::{toolchain, workspace};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -222,7 +222,18 @@ impl Options {
             (_, true) => "setsid cttyhack sh",
             (None, false) => "demo",
         };
-        let demo = during("building the demonstration", || Demo::prepare(kernel))?;
+        let demo = match &kernel.headers {
+            Ok(_) => during("building the demonstration", || Demo::prepare(kernel))?,
+            Err(why) if matches!(self.wanted(), Wanted::Demonstration) => bail!(
+                "the demonstration needs modules of its own, and none can be built for {}: {why}; \
+                 --shell and --script go without them",
+                kernel.release
+            ),
+            Err(why) => {
+                eprintln!("no demonstration in the guest, for want of its modules: {why}");
+                Demo::left_out()?
+            }
+        };
         let modules = demo.modules.clone();
         let initrd = demo.write(lines, &scratch.0.join("initrd"))?;
         Ok(Prepared { initrd, not_approved: &[demo::NOT_APPROVED], modules })

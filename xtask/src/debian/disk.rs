@@ -8,7 +8,7 @@ use super::pool::Pool;
 use crate::fetch::lock;
 use crate::guest::End;
 use crate::initrd::Initrd;
-use crate::kernel::{Kernel, Line};
+use crate::kernel::{Kernel, Line, NO_HEADERS};
 use crate::machine::{Boot, Machine};
 use crate::progress::during;
 use crate::workspace::{self, find_program, only_entry};
@@ -64,7 +64,7 @@ impl Disk {
         let version = modules.file_name().context("no release")?.to_string_lossy().into_owned();
         let vmlinuz = directory.join("boot").join(format!("vmlinuz-{version}"));
         let initrd = directory.join("boot").join(format!("initrd.img-{version}"));
-        let kernel = Kernel { release: version, vmlinuz, modules, root: directory.clone() };
+        let kernel = Kernel { release: version, vmlinuz, modules, headers: Err(NO_HEADERS) };
         Ok(Disk { release, image: directory.join("disk"), kernel, initrd, pool })
     }
 }

@@ -65,7 +65,7 @@ impl Stage {
         fs::copy(toolchain::build_hypervisor(&[])?, &image)?;
         let ours: Result<Vec<_>> = OURS
             .iter()
-            .filter(|_| line.builds_modules())
+            .filter(|_| kernel.headers.is_ok())
             .map(|name| build_module(&kernel, &workspace::root().join("guest").join(name)))
             .collect();
         let ours = ours?;
