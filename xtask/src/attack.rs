@@ -241,7 +241,7 @@ impl Prepared<'_> {
         if let Some(plain) = plain.as_ref().filter(|_| init_text) {
             self.init_text = during("reading init text", || self.read_init_text(&approval, plain, scratch))?;
         }
-        let mut results = Results::new(&self.kernel.release, self.cpus, attacks, only_native);
+        let mut results = Results::new(&self.kernel.release, self.emulator, self.cpus, attacks, only_native);
         let (with_twin, without_twin) = attacks.iter().partition::<Vec<_>, _>(|attack| attack.boots.feature.is_none());
         results.note(Side::Native, self.sessions("without", &with_twin, &native, scratch)?);
         let Some(plain) = plain.filter(|_| !only_native) else {

@@ -2,6 +2,7 @@
 
 use super::manifest::Attack;
 use super::session::Ended;
+use crate::emulator::Emulator;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -24,6 +25,7 @@ pub enum Side {
 /// How all attacks ended.
 pub struct Results {
     release: String,
+    emulator: Emulator,
     cpus: u32,
     attacks: Vec<Attack>,
     only_native: bool,
@@ -32,12 +34,12 @@ pub struct Results {
 
 impl Results {
     /// None has ended yet.
-    pub fn new(release: &str, cpus: u32, attacks: &[Attack], only_native: bool) -> Results {
+    pub fn new(release: &str, emulator: Emulator, cpus: u32, attacks: &[Attack], only_native: bool) -> Results {
         let mut attacks = attacks.to_vec();
         if only_native {
             attacks.retain(|attack| attack.boots.feature.is_none());
         }
-        Results { release: release.to_string(), cpus, attacks, only_native, ended: BTreeMap::new() }
+        Results { release: release.to_string(), emulator, cpus, attacks, only_native, ended: BTreeMap::new() }
     }
 
     /// Takes note of what one side showed.
@@ -56,8 +58,9 @@ impl Results {
 
     fn attack_ok(&self, attack: &Attack) -> bool {
         let native = self.of(Side::Native, attack).is_some_and(|ended| {
-            // What QEMU lacks another emulator may have.
-            ended.word == attack.native || attack.native == IGNORED && ended.word == SUCCEEDED
+            // Bochs has registers that QEMU lacks.
+            let there = self.emulator == Emulator::Bochs && attack.native == IGNORED && ended.word == SUCCEEDED;
+            ended.word == attack.native || there
         });
         let secvisor = || {
             self.of(Side::SecVisor, attack).is_some_and(|ended| {
@@ -151,7 +154,7 @@ mod tests {
             rule: Some("unapproved-code".into()),
         };
         let judge = |native: &str, secvisor: &str, rule: &str, alive| {
-            let mut results = Results::new("6.1", 1, std::slice::from_ref(&attack), false);
+            let mut results = Results::new("6.1", Emulator::Qemu, 1, std::slice::from_ref(&attack), false);
             results.note(Side::Native, ended(native, "", true));
             results.note(Side::SecVisor, ended(secvisor, rule, alive));
             results.ok()
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_register_that_only_some_emulators_have_may_be_written_without_secvisor() {
+    fn a_register_that_only_bochs_has_may_be_written_there_without_secvisor() {
         let attack = Attack {
             row: "1".into(),
             name: "a".into(),
@@ -174,13 +177,15 @@ mod tests {
             secvisor: "refused".into(),
             rule: None,
         };
-        let judge = |native: &str, secvisor: &str| {
-            let mut results = Results::new("6.1", 1, std::slice::from_ref(&attack), false);
+        let judge = |emulator, native: &str, secvisor: &str| {
+            let mut results = Results::new("6.1", emulator, 1, std::slice::from_ref(&attack), false);
             results.note(Side::Native, ended(native, "", true));
             results.note(Side::SecVisor, ended(secvisor, "register", true));
             results.ok()
         };
-        assert!(judge("ignored", "refused") && judge("succeeded", "refused"));
-        assert!(!judge("failed", "refused") && !judge("succeeded", "succeeded") && !judge("succeeded", "ignored"));
+        let bochs = |native, secvisor| judge(Emulator::Bochs, native, secvisor);
+        assert!(bochs("ignored", "refused") && bochs("succeeded", "refused"));
+        assert!(!bochs("failed", "refused") && !bochs("succeeded", "succeeded") && !bochs("succeeded", "ignored"));
+        assert!(judge(Emulator::Qemu, "ignored", "refused") && !judge(Emulator::Qemu, "succeeded", "refused"));
     }
 }
