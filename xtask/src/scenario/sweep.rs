@@ -73,13 +73,13 @@ fn spread(stage: &Stage) -> Result<Vec<(String, PathBuf)>> {
 /// The same on a machine with so many CPUs, with figures instead of a verdict.
 pub fn figures(stage: &Stage, cpus: u32) -> Result<Swept> {
     let modules = spread(stage)?;
-    let guest = sweep_on(stage, Setting::Beneath, &modules, TOGETHER, cpus)?;
+    let guest = sweep(stage, Setting::Beneath, &modules, TOGETHER, cpus)?;
     let report = guest.report()?;
     let line = report.iter().find(|line| line.contains(" pages approved, hypervisor memory "));
     let mut numbers = line.into_iter().flat_map(|line| line.rsplit([' ', ','])).filter_map(|word| word.parse().ok());
     let (kib, pages) = (numbers.next().context("no figures")?, numbers.next().context("no figures")?);
-    let worked = said(&guest, "sweep").iter().filter(|line| line.ends_with(" 0 0")).count();
-    let swept = Swept { pages, kib, tried: modules.len(), worked, violations: violations(&guest)?.len() };
+    let violations = violations(&guest)?.len();
+    let swept = Swept { pages, kib, tried: modules.len(), worked: worked(&guest), violations };
     if swept.violations == 0 {
         guest.finish()?;
     }
@@ -89,9 +89,9 @@ pub fn figures(stage: &Stage, cpus: u32) -> Result<Swept> {
 /// Some modules of every directory, beneath SecVisor.
 pub fn some(stage: &Stage) -> Result<()> {
     let modules = spread(stage)?;
-    let guest = sweep(stage, Setting::Beneath, &modules, TOGETHER)?;
+    let guest = sweep(stage, Setting::Beneath, &modules, TOGETHER, 1)?;
     no_violations(&guest)?;
-    let worked = said(&guest, "sweep").iter().filter(|line| line.ends_with(" 0 0")).count();
+    let worked = worked(&guest);
     println!("  {}: {worked} of {} modules loaded and unloaded", stage.kernel.release, modules.len());
     let together = said(&guest, "together");
     together.iter().for_each(|line| println!("  together: {line}"));
@@ -105,10 +105,10 @@ pub fn some(stage: &Stage) -> Result<()> {
 /// All modules, with the same results as without SecVisor.
 pub fn all(stage: &Stage) -> Result<()> {
     let modules = stage.kernel.module_files()?;
-    let run = |setting| sweep(stage, setting, &modules, "");
+    let run = |setting| sweep(stage, setting, &modules, "", 1);
     let (beneath, native) = (run(Setting::Beneath)?, run(Setting::Native)?);
     let (got, want) = (said(&beneath, "sweep"), said(&native, "sweep"));
-    let worked = got.iter().filter(|line| line.ends_with(" 0 0")).count();
+    let worked = worked(&beneath);
     println!("  {}: {worked} of {} modules loaded and unloaded", stage.kernel.release, modules.len());
     let otherwise: Vec<_> =
         got.iter().zip(&want).filter(|(got, want)| got != want && !got.starts_with(NEEDS_SVM)).collect();
@@ -118,12 +118,13 @@ pub fn all(stage: &Stage) -> Result<()> {
     beneath.finish()
 }
 
-/// Tries each of the modules, and then does what `more` says, where `each` calls a function with every chain.
-fn sweep(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &str) -> Result<Guest> {
-    sweep_on(stage, setting, modules, more, 1)
+/// How many modules loaded and unloaded.
+fn worked(guest: &Guest) -> usize {
+    said(guest, "sweep").iter().filter(|line| line.ends_with(" 0 0")).count()
 }
 
-fn sweep_on(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &str, cpus: u32) -> Result<Guest> {
+/// Tries each of the modules, and then does what `more` says, where `each` calls a function with every chain.
+fn sweep(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &str, cpus: u32) -> Result<Guest> {
     let mut initrd = stage.initrd()?;
     let (mut tries, mut each) = (String::new(), String::from("each() {\n"));
     for (name, _) in modules {
