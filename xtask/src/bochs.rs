@@ -4,14 +4,14 @@
 //! and would go on after a reset; we end it then, as `-no-reboot` makes QEMU end.
 
 use crate::disc::{Disc, Protocol};
-use crate::emulator::{Control, Process, REPORT, Running};
+use crate::emulator::{Control, Process, REPORT, Running, connected};
 use crate::guest::End;
 use crate::machine::{Boot, Machine};
 use crate::qemu;
 use crate::tools::Bochs;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ExitStatus, Stdio};
@@ -44,7 +44,7 @@ pub fn start(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Running> {
     let (sender, events) = channel();
     let log = logs.join("bochs.log");
     follow(said, File::create(&log)?, process.clone(), sender);
-    let console = accept(&listener, || process.runs())
+    let console = accept(&listener, &process)
         .with_context(|| format!("Bochs did not start the machine; logs in {}", logs.display()))?;
     let input = Box::new(console.try_clone()?);
     Ok(Running { process, console: Box::new(console), input, control: Box::new(Watch { events, last: None }) })
@@ -111,20 +111,11 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 /// Waits until Bochs connects the machine's first serial line.
-fn accept(listener: &TcpListener, alive: impl Fn() -> bool) -> Result<TcpStream> {
+fn accept(listener: &TcpListener, bochs: &Process) -> Result<TcpStream> {
     listener.set_nonblocking(true)?;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false)?;
-                return Ok(stream);
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock && alive() => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let (stream, _) = connected(bochs, || listener.accept())?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// What becomes of the machine, in the words of Bochs's log.

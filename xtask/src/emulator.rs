@@ -4,11 +4,12 @@ use crate::guest::End;
 use crate::machine::{Boot, Machine};
 use crate::{bochs, qemu};
 use anyhow::{Result, bail};
-use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 /// The file SecVisor's report goes to.
 pub const REPORT: &str = "report.log";
@@ -97,7 +98,14 @@ impl Process {
     }
 }
 
-/// What an emulator said of itself before it failed.
-pub fn read_log(file: &Path) -> String {
-    fs::read_to_string(file).unwrap_or_default()
+/// Waits until the emulator has connected to a socket of ours, of which `accept` takes a connection without waiting.
+pub fn connected<S>(process: &Process, accept: impl Fn() -> io::Result<S>) -> io::Result<S> {
+    loop {
+        match accept() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && process.runs() => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Machines in QEMU.
 
-use crate::emulator::{Control, Process, REPORT, Running, read_log};
+use crate::emulator::{Control, Process, REPORT, Running};
 use crate::guest::End;
 use crate::machine::{Boot, Machine};
 use crate::qmp::{Listener, Monitor};
@@ -54,7 +54,8 @@ pub fn start(machine: &Machine, boot: &Boot, logs: &Path) -> Result<Running> {
     let console = Box::new(child.stdout.take().context("no console")?);
     let input = Box::new(child.stdin.take().context("no console input")?);
     let process = Process::new(child);
-    let monitor = listener.accept(|| process.runs()).with_context(|| read_log(&logs.join(LOG)))?;
+    let said = || fs::read_to_string(logs.join(LOG)).unwrap_or_default();
+    let monitor = listener.accept(&process).with_context(said)?;
     Ok(Running { process, console, input, control: Box::new(monitor) })
 }
 

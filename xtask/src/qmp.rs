@@ -1,6 +1,7 @@
 //! QEMU's control channel, just enough to learn how a machine ended and to poke it.
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::emulator::{Process, connected};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -34,18 +35,11 @@ impl Listener {
         format!("unix:{},server=off", self.path.display())
     }
 
-    /// Waits for QEMU, greets it, and forwards every line it says; `alive` tells whether it still runs.
-    pub fn accept(self, mut alive: impl FnMut() -> bool) -> Result<Monitor> {
+    /// Waits for QEMU, greets it, and forwards every line it says.
+    pub fn accept(self, qemu: &Process) -> Result<Monitor> {
         self.socket.set_nonblocking(true)?;
-        let stream = loop {
-            match self.socket.accept() {
-                Ok((stream, _)) => break stream,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && alive() => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                Err(_) => bail!("QEMU ended before it had started a machine"),
-            }
-        };
+        let (stream, _) =
+            connected(qemu, || self.socket.accept()).context("QEMU ended before it had started a machine")?;
         stream.set_nonblocking(false)?;
         let (sender, said) = channel();
         let reader = BufReader::new(stream.try_clone()?);

@@ -5,7 +5,7 @@ use crate::debian::machine::Debian;
 use crate::debian::{Release, disk::Disk};
 use crate::demo::{self, Demo};
 use crate::disc::{Disc, Protocol};
-use crate::emulator::Emulator;
+use crate::emulator::{Emulator, REPORT};
 use crate::guest::End;
 use crate::kernel::{Kernel, Line};
 use crate::machine::{Boot, Machine};
@@ -145,7 +145,7 @@ pub fn run(options: &Options) -> Result<bool> {
         Wanted::Shell => {
             eprintln!("`poweroff -f` ends the guest");
             let logs = options.machine("shell").interact(beneath.as_ref().unwrap_or(&native))?;
-            eprintln!("SecVisor's report is in {}", logs.join("report.log").display());
+            eprintln!("SecVisor's report is in {}", logs.join(REPORT).display());
             Ok(true)
         }
     }
@@ -285,7 +285,7 @@ impl Options {
         let debian = if self.native { Debian::native(disk)? } else { during(&approving, || Debian::beneath(disk))? };
         eprintln!("`poweroff` ends the guest; nothing it writes is kept");
         let logs = debian.interact(&self.machine("run"))?;
-        eprintln!("SecVisor's report is in {}", logs.join("report.log").display());
+        eprintln!("SecVisor's report is in {}", logs.join(REPORT).display());
         Ok(true)
     }
 

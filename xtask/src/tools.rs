@@ -99,6 +99,30 @@ pub struct Grub {
     pub root: Option<PathBuf>,
 }
 
+impl Grub {
+    /// The system's if it is complete, else the cached one.
+    pub fn obtain() -> Result<Grub> {
+        let programs = ["grub-mkimage", "xorriso", "mformat", "mcopy", "mmd"];
+        let platforms = ["i386-pc", "x86_64-efi"].map(|platform| Path::new("/usr/lib/grub").join(platform));
+        let complete = programs.iter().all(|program| find_program(program).is_some())
+            && platforms.iter().all(|platform| platform.exists());
+        Ok(Grub { root: if complete { None } else { Some(grub_bundle().obtain()?) } })
+    }
+
+    /// How to call one of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        match &self.root {
+            Some(root) => root.join("usr/bin").join(name),
+            None => PathBuf::from(name),
+        }
+    }
+
+    /// Where its modules for a platform are.
+    pub fn modules(&self, platform: &str) -> PathBuf {
+        self.root.as_deref().unwrap_or(Path::new("/")).join("usr/lib/grub").join(platform)
+    }
+}
+
 /// Bochs, always the cached one: its releases differ much in what they emulate.
 #[derive(Clone, Debug)]
 pub struct Bochs {
@@ -124,30 +148,6 @@ impl Bochs {
     /// The BIOS, and that of the graphics adapter.
     pub fn firmware(&self) -> [PathBuf; 2] {
         ["bochs/BIOS-bochs-latest", "vgabios/vgabios.bin"].map(|file| self.root.join("usr/share").join(file))
-    }
-}
-
-impl Grub {
-    /// The system's if it is complete, else the cached one.
-    pub fn obtain() -> Result<Grub> {
-        let programs = ["grub-mkimage", "xorriso", "mformat", "mcopy", "mmd"];
-        let platforms = ["i386-pc", "x86_64-efi"].map(|platform| Path::new("/usr/lib/grub").join(platform));
-        let complete = programs.iter().all(|program| find_program(program).is_some())
-            && platforms.iter().all(|platform| platform.exists());
-        Ok(Grub { root: if complete { None } else { Some(grub_bundle().obtain()?) } })
-    }
-
-    /// How to call one of its programs.
-    pub fn program(&self, name: &str) -> PathBuf {
-        match &self.root {
-            Some(root) => root.join("usr/bin").join(name),
-            None => PathBuf::from(name),
-        }
-    }
-
-    /// Where its modules for a platform are.
-    pub fn modules(&self, platform: &str) -> PathBuf {
-        self.root.as_deref().unwrap_or(Path::new("/")).join("usr/lib/grub").join(platform)
     }
 }
 

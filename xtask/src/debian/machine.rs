@@ -32,6 +32,8 @@ pub const SILENCE: Duration = Duration::from_secs(300);
 pub struct Debian {
     /// The installed disk.
     pub disk: Disk,
+    /// The release, and whether it is beneath SecVisor: for the names of what belongs to it.
+    name: String,
     scratch: PathBuf,
     /// SecVisor and the approval, if Linux is to run beneath it.
     beneath: Option<(PathBuf, PathBuf)>,
@@ -50,10 +52,10 @@ impl Debian {
 
     fn new(disk: Disk, beneath: bool) -> Result<Debian> {
         let setting = if beneath { "beneath" } else { "native" };
-        let name = format!("{}-{setting}-{}", disk.release.name(), std::process::id());
-        let scratch = workspace::target().join("guests").join(name);
+        let name = format!("{}-{setting}", disk.release.name());
+        let scratch = workspace::target().join("guests").join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&scratch)?;
-        let mut debian = Debian { disk, scratch, beneath: None };
+        let mut debian = Debian { disk, name, scratch, beneath: None };
         if beneath {
             let (image, approval) = (debian.scratch.join("secvisor"), debian.scratch.join("approval"));
             fs::copy(toolchain::build_hypervisor(&[])?, &image)?;
@@ -90,8 +92,7 @@ impl Debian {
     pub fn configured(&self, machine: &Machine, port: u16) -> Result<Machine> {
         let second = self.second_disk()?;
         let mut machine = machine.clone();
-        let setting = if self.beneath.is_some() { "beneath" } else { "native" };
-        machine.name = format!("{}-{}-{setting}", machine.name, self.disk.release.name());
+        machine.name = format!("{}-{}", machine.name, self.name);
         machine.qemu.reboots = true;
         for image in [&self.disk.image, &second] {
             // What the guest writes is kept until the machine ends.

@@ -16,9 +16,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What the kernel's place is a multiple of, beyond where it was linked (`CONFIG_PHYSICAL_ALIGN`).
-const ALIGN: u64 = 0x20_0000;
-
 /// Where Linux put what it places.
 #[derive(Debug)]
 struct Places {
@@ -43,7 +40,7 @@ pub fn places(stage: &Stage) -> Result<()> {
     for places in &drawn {
         let far = (places.text.wrapping_sub(info.image_va), places.code.wrapping_sub(info.image_phys));
         let room = info.modules_start - info.image_va - info.image_span;
-        ensure!(far.0 <= room && far.0 % ALIGN == 0 && far.1 % ALIGN == 0, "an odd place: {places:x?}");
+        ensure!(far.0 <= room && far.0 % info.align == 0 && far.1 % info.align == 0, "an odd place: {places:x?}");
     }
     // Each has some hundred places at least: two boots may well meet in one of them, hardly in two.
     let [first, second] = &drawn;
@@ -59,9 +56,9 @@ pub fn places(stage: &Stage) -> Result<()> {
 /// limits memory it is at least its physical address.
 pub fn exceptions(stage: &Stage) -> Result<()> {
     let info = linked(stage)?;
-    let (unmovable, poor) = (without_relocations(stage)?, "max,la57=off,-rdrand,-rdseed");
+    let unmovable = without_relocations(stage)?;
     let cases = [
-        Case { cpu: Some(poor), says: "off, the processor has no random numbers", ..Case::default() },
+        Case { cpu: ",-rdrand,-rdseed", says: "off, the processor has no random numbers", ..Case::default() },
         Case {
             approval: Some(&unmovable),
             says: "off, the approval does not say how to move the kernel",
@@ -97,23 +94,22 @@ fn without_relocations(stage: &Stage) -> Result<PathBuf> {
 /// A boot, and what SecVisor says of KASLR.
 struct Case<'a> {
     append: &'a str,
-    cpu: Option<&'a str>,
+    /// What to add to the processor's description.
+    cpu: &'a str,
     approval: Option<&'a Path>,
     says: &'a str,
 }
 
 impl Default for Case<'_> {
     fn default() -> Self {
-        Self { append: "", cpu: None, approval: None, says: "on" }
+        Self { append: "", cpu: "", approval: None, says: "on" }
     }
 }
 
 impl Case<'_> {
     fn start(&self, stage: &Stage) -> Result<Guest> {
         let mut machine = Machine::new(&format!("kaslr-{}", stage.kernel.release));
-        if let Some(cpu) = self.cpu {
-            machine.qemu.cpu = cpu.to_string();
-        }
+        machine.qemu.cpu += self.cpu;
         let mut initrd = stage.initrd()?;
         initrd.add_file("bin/secvisor", &crate::program::build()?.status)?;
         let initrd = initrd.script(&[QUIET, LOOK].concat()).write(&stage.file("initrd"))?;
