@@ -16,8 +16,8 @@ pub enum Line {
     #[value(name = "6.1", alias = "6.1-cloud")]
     Cloud61,
     /// Debian 12's own with all drivers; AMD IOMMU and AHCI are only here.
-    #[value(name = "6.1-full", alias = "6.1-generic")]
-    Full61,
+    #[value(name = "6.1-generic", alias = "6.1-full")]
+    Generic61,
     /// Debian 12's own, the variant with real-time scheduling.
     #[value(name = "6.1-rt")]
     Rt61,
@@ -46,18 +46,8 @@ impl Line {
     pub const USUAL: [Line; 2] = [Line::Cloud61, Line::Cloud612];
 
     /// What it is called on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Line::Cloud61 => "6.1",
-            Line::Full61 => "6.1-full",
-            Line::Rt61 => "6.1-rt",
-            Line::Cloud612 => "6.12",
-            Line::Generic612 => "6.12-generic",
-            Line::Rt612 => "6.12-rt",
-            Line::Cloud7 => "7.x-cloud",
-            Line::Generic7 => "7.x-generic",
-            Line::Rt7 => "7.x-rt",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("every line is a value").get_name().to_string()
     }
 
     /// Where its headers are if its packages are unpacked there; or why no module can be built for it.
@@ -72,11 +62,11 @@ impl Line {
     pub fn bundle(self) -> Bundle {
         let flavour = match self {
             Line::Cloud61 | Line::Cloud612 | Line::Cloud7 => "cloud-amd64",
-            Line::Full61 | Line::Generic612 | Line::Generic7 => "amd64",
+            Line::Generic61 | Line::Generic612 | Line::Generic7 => "amd64",
             Line::Rt61 | Line::Rt612 | Line::Rt7 => "rt-amd64",
         };
         let suite = match self {
-            Line::Cloud61 | Line::Full61 | Line::Rt61 => Suite::Bookworm,
+            Line::Cloud61 | Line::Generic61 | Line::Rt61 => Suite::Bookworm,
             Line::Cloud612 | Line::Generic612 | Line::Rt612 => Suite::BookwormBackports,
             Line::Cloud7 | Line::Generic7 | Line::Rt7 => Suite::TrixieBackports,
         };
