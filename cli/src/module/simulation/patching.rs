@@ -11,7 +11,7 @@ use super::{Memory, Random, get16, get32};
 use crate::flavor::{Padding, Patching};
 use crate::kernel::Kernel;
 
-/// A loaded module that is being patched, by which kernel and where.
+/// The memory of a module that is being patched, the kernel that does it, and its CPU.
 pub struct Patched<'a> {
     pub memory: Memory,
     pub kernel: &'a Kernel<'a>,
