@@ -56,6 +56,7 @@ pub fn all() -> Vec<Scenario> {
     every.staged("tracer-4-cpus", |stage| tracer::traces(stage, 4));
     every.staged("cpus-come-and-go", cpus::come_and_go);
     every.staged("cpus-x2apic", cpus::x2apic);
+    every.staged("cpus-reboot", cpus::reboots);
     every.staged("cpus-storm", |stage| cpus::storm(stage, 30));
     every.staged("nmi", nmi::reaches_linux);
     every.staged("some-modules", sweep::some);

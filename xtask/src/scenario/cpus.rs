@@ -36,6 +36,29 @@ pub fn storm(stage: &Stage, seconds: u32) -> Result<()> {
     tell(stage, Setting::Beneath, machine("storm"), &lines, Duration::from_secs(200 + 4 * seconds as u64))
 }
 
+/// The guest reboots twice, then goes off; beneath SecVisor with one CPU, two and four.
+pub fn reboots(stage: &Stage) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(200);
+    let machines = [(Setting::Native, CPUS), (Setting::Beneath, 1), (Setting::Beneath, 2), (Setting::Beneath, CPUS)];
+    for (setting, cpus) in machines {
+        let mut machine = machine("cpus");
+        machine.cpus = cpus;
+        machine.qemu.reboots = true;
+        let mut guest = stage.start(setting, &machine, stage.initrd()?, REBOOT)?;
+        for answer in ["again", "again", "off"] {
+            guest.wait_for(&format!("cpus: {cpus} here"), LIMIT)?;
+            guest.say(answer)?;
+        }
+        switched_off(&mut guest, LIMIT)?;
+        let launches = guest.report()?.iter().filter(|line| **line == format!("secvisor: CPUs: {cpus}")).count();
+        let wanted = if setting == Setting::Beneath { 3 } else { 0 };
+        ensure!(launches == wanted, "{launches} launches with {cpus} CPUs; {}", guest.where_to_look());
+        no_violations(&guest)?;
+        guest.finish()?;
+    }
+    Ok(())
+}
+
 /// A machine whose guest speaks by this word.
 fn machine(word: &str) -> Machine {
     let mut machine = Machine::new(word);
@@ -55,6 +78,12 @@ fn tell(stage: &Stage, setting: Setting, machine: Machine, lines: &str, limit: D
     no_violations(&guest)?;
     guest.finish()
 }
+
+const REBOOT: &str = r#"
+echo "cpus: $(nproc) here"
+read answer
+[ "$answer" = off ] || reboot -f
+"#;
 
 const X2APIC: &str = r#"
 dmesg | grep -q 'x2apic enabled' || echo "cpus: wrong: xAPIC mode"
