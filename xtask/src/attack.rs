@@ -97,11 +97,11 @@ pub fn attack(options: &Options) -> Result<bool> {
     Ok(results.ok())
 }
 
-/// For `cargo xtask test`: those that share their boot, without SecVisor and beneath it; or all there are.
-pub fn test(line: Line, all: bool) -> Result<()> {
+/// For `cargo xtask test`: those that share their boot, without SecVisor and beneath it.
+pub fn test(line: Line) -> Result<()> {
     let kernel = Kernel::obtain(line)?;
     let mut attacks = manifest::read()?;
-    attacks.retain(|attack| all || attack.boots.shared() && attack.boots.feature.is_none());
+    attacks.retain(|attack| attack.boots.shared() && attack.boots.feature.is_none());
     let scratch = Scratch::new()?;
     let results = Prepared::new(&kernel, Emulator::Qemu, 1, &scratch)?.run(&attacks, false, &scratch)?;
     print!("{}", results.text());

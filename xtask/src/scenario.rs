@@ -73,7 +73,7 @@ pub fn all() -> Vec<Scenario> {
         every.staged_on(&format!("refuses-{}", case.name), Line::Cloud61, |stage| bad_input::refused(stage, case));
     }
 
-    every.on_each("attacks", |line| attack::test(line, false));
+    every.on_each("attacks", attack::test);
 
     every.long = true;
     every.staged("cpus-storm-5-minutes", |stage| cpus::storm(stage, 300));
