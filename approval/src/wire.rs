@@ -179,7 +179,7 @@ impl Reloc {
 record! {
     /// Facts about the kernel.
     Info {
-        /// Link-time virtual address of the image's first byte (`_text`).
+        /// Virtual address of the image's first byte (`_text`): that it was linked for, in the file.
         image_va: u64,
         /// Physical address the image prefers (`pref_address`), a multiple of `align`.
         image_phys: u64,
@@ -364,7 +364,7 @@ pub enum SiteKind {
     /// [`RegionKind::Tracer`] that is approved.
     Ftrace,
     /// Static call, 5 bytes: at link time `e8` to expression `index` + `arg`; then `e8` to any function, NOP5,
-    /// or `2e 2e 2e 31 c0`.
+    /// `2e 2e 2e 31 c0`, or one of the further forms of the kernel's own (`Info::call_forms`).
     StaticCall,
     /// Static tail call, 5 bytes: at link time `e9` to expression `index` + `arg`; then `e9` to any function or a
     /// return.
