@@ -20,13 +20,18 @@ use crate::symbols::KernelSymbols;
 use crate::trampoline::Trampoline;
 use crate::{call_forms, gather, kallsyms, lsm, nops, tracer};
 
-/// What an approval adds to the kernel's command line, each with its reason; besides `lsm=` ([`lsm::without_bpf`]).
+/// What an approval adds to the kernel's command line, each with its reason; besides [`HID_BPF`] and `lsm=`
+/// ([`lsm::without_bpf`]).
 pub const CMDLINE: &[(&str, &str)] = &[
     ("sysctl.net.core.bpf_jit_enable=0", "BPF programs are interpreted: compiled ones are code nobody has approved"),
     ("nohibernate", "resuming from disk replaces the kernel with what the disk holds"),
     ("efi=noruntime", "EFI runtime services are firmware code that nobody has approved"),
     ("init_on_alloc=1", "a frame that held approved code is cleared before a device gets it"),
 ];
+
+/// A function of kernels that run a BPF program of their own, compiled, before user mode (6.3 to 6.10,
+/// `drivers/hid/bpf/hid_bpf_jmp_table.c`), and the word that makes them go without.
+const HID_BPF: (&str, &str) = ("hid_bpf_preload_skel", "initcall_blacklist=hid_bpf_init");
 
 /// Start of the kernel's mapping (`__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
@@ -253,6 +258,7 @@ impl<'a> Kernel<'a> {
         }
         let entry_offset = self.image.entry.checked_sub(image_phys).context("entry point below the image")?;
         let mut words: Vec<_> = CMDLINE.iter().map(|(word, _)| word.to_string()).collect();
+        words.extend(self.symbols.get(HID_BPF.0).map(|_| HID_BPF.1.to_string()));
         words.extend(lsm::without_bpf(&self.image, &self.symbols)?.map(|list| format!("lsm={list}")));
         let cmdline = words.join(" ");
         Ok(Info {
