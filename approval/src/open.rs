@@ -20,6 +20,8 @@ pub enum Error {
     Trailing,
     /// Does not begin with the magic bytes.
     NotAnApproval,
+    /// Compressed, as the host tool writes it for boot loaders that unpack what they load.
+    Compressed,
     /// Another version of the layout.
     Version(u32),
     /// The checksum does not match: the file was damaged.
@@ -36,6 +38,9 @@ impl fmt::Display for Error {
             Self::Truncated => write!(f, "the approval is truncated"),
             Self::Trailing => write!(f, "the approval has trailing bytes"),
             Self::NotAnApproval => write!(f, "not an approval file"),
+            Self::Compressed => {
+                write!(f, "the approval is compressed, and was not unpacked (GRUB does, after insmod gzio)")
+            }
             Self::Version(v) => write!(f, "the approval has format version {v}, this program reads {VERSION}"),
             Self::Checksum => write!(f, "the approval's checksum does not match: the file is damaged"),
             Self::Section(i) => write!(f, "the approval's section {i} is malformed"),
@@ -67,6 +72,9 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 pub fn length(header: &[u8]) -> Result<u64, Error> {
     if header.len() < HEADER_LEN {
         return Err(Error::Truncated);
+    }
+    if header.starts_with(&GZIP) {
+        return Err(Error::Compressed);
     }
     if header[..8] != MAGIC {
         return Err(Error::NotAnApproval);

@@ -6,6 +6,8 @@
 
 /// First eight bytes of every approval.
 pub const MAGIC: [u8; 8] = *b"SECVISOR";
+/// First bytes of one that is compressed (RFC 1952, 2.3.1).
+pub const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Version of this layout. A reader refuses every other.
 pub const VERSION: u32 = 5;
 /// Size of the header in bytes; the reserved signature area is part of it.

@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod lsm;
 pub mod module;
 pub mod nops;
+pub mod packed;
 pub mod relocs;
 pub mod sites;
 pub mod symbols;

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secvisor::approve::{Approved, approve};
 use secvisor::check;
 use secvisor::inspect::{self, Approval};
+use secvisor::packed;
 use secvisor_approval::view;
 use serde::Serialize;
 
@@ -32,7 +33,7 @@ enum Command {
         /// A module, or a directory with modules; may be repeated
         #[arg(long, value_name = "DIR|FILE", num_args = 1..)]
         modules: Vec<PathBuf>,
-        /// Where to write the approval
+        /// Where to write the approval; compressed if the name ends in .gz
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
         /// Prints the result as JSON
@@ -119,24 +120,26 @@ fn make(kernel: &Path, modules: &[PathBuf], output: &Path, json: bool) -> Result
     if let Some(l) = made.left_out.iter().find(|l| modules.contains(&l.path)) {
         bail!("{}: {}", l.path.display(), l.reason);
     }
-    write_whole(output, &made.bytes).with_context(|| output.display().to_string())?;
-    report(&made, output, json)
+    let packed = output.extension().is_some_and(|e| e == "gz").then(|| packed::pack(&made.bytes)).transpose()?;
+    let file = packed.as_ref().unwrap_or(&made.bytes);
+    write_whole(output, file).with_context(|| output.display().to_string())?;
+    report(&made, file.len(), output, json)
 }
 
-fn report(made: &Approved, output: &Path, json: bool) -> Result<()> {
-    let Approved { bytes, release, kernel, modules, left_out } = made;
+fn report(made: &Approved, bytes: usize, output: &Path, json: bool) -> Result<()> {
+    let Approved { bytes: _, release, kernel, modules, left_out } = made;
     if json {
         let left_out = left_out
             .iter()
             .map(|l| LeftOut { name: &l.name, path: l.path.display().to_string(), reason: &l.reason })
             .collect();
         let output = output.display().to_string();
-        return print_json(&Report { release, output, bytes: bytes.len(), kernel, modules: *modules, left_out });
+        return print_json(&Report { release, output, bytes, kernel, modules: *modules, left_out });
     }
     for l in left_out {
         eprintln!("left out: {}", one_line(&format!("{}: {}", l.path.display(), l.reason)));
     }
-    let size = bytes.len() as f64 / (1 << 20) as f64;
+    let size = bytes as f64 / f64::from(1 << 20) as f64;
     say(&format!(
         "Approved Linux {release}: {} kernel pages, {modules} modules ({} left out), {size:.1} MiB in {}",
         kernel.pages,
@@ -146,7 +149,7 @@ fn report(made: &Approved, output: &Path, json: bool) -> Result<()> {
 }
 
 fn open<T>(file: &Path, then: impl FnOnce(Approval<'_>) -> Result<T>) -> Result<T> {
-    let mut bytes = std::fs::read(file)?;
+    let mut bytes = packed::unpack(std::fs::read(file)?)?;
     let (launch, view, pages) = view::open(&mut bytes)?;
     then(Approval { launch, view, pages })
 }
@@ -176,7 +179,7 @@ struct Verified {
 }
 
 fn verify(file: &Path, json: bool) -> Result<()> {
-    let mut bytes = std::fs::read(file)?;
+    let mut bytes = packed::unpack(std::fs::read(file)?)?;
     check::check(&mut bytes)?;
     let (_, view, pages) = view::open(&mut bytes)?;
     let release = view.name(view.info.release).to_owned();

@@ -99,6 +99,8 @@ mod tests {
         assert_eq!(command(0xc_0400), Command::Send);
         assert_eq!(command(1 << 32 | 0xc500), Command::Init(To::Id(1)));
         assert_eq!(command(1 << 32 | 0x8500), Command::Ignore);
+        assert_eq!(command(1 << 32 | 0x0500), Command::Init(To::Id(1)), "by edge");
+        assert_eq!(command(1 << 32 | 0x10fd), Command::Send, "as it was read back, still on its way");
         assert_eq!(command(3 << 32 | 0x69f), Command::Startup(To::Id(3), 0x9f));
     }
 

@@ -78,7 +78,7 @@ impl Options {
         let image = during("building SecVisor", || toolchain::build_hypervisor(&[]))?;
         let approving = format!("approving {}", kernel.release);
         let all = self.only.is_none() && !self.scaling;
-        let approval = during(&approving, || approval::make(kernel, all))?;
+        let approval = during(&approving, || approval::make(kernel, all, "approval"))?;
 
         let cmdline = format!("{} {} quiet{append}", run::CMDLINE, run::FIXED);
         let native = Boot::Native { vmlinuz: kernel.vmlinuz.clone(), initrd: initrd.clone(), cmdline: cmdline.clone() };

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use xshell::{Shell, cmd};
 
 /// What GRUB needs to read the disc and its menu, and to boot from it.
-const MODULES: [&str; 8] =
-    ["normal", "iso9660", "search", "search_fs_file", "configfile", "multiboot2", "linux", "part_msdos"];
+const MODULES: [&str; 9] =
+    ["normal", "iso9660", "gzio", "search", "search_fs_file", "configfile", "multiboot2", "linux", "part_msdos"];
 
 /// By which protocol the image is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

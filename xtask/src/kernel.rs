@@ -156,6 +156,7 @@ impl Kernel {
                 liblzma::read::XzDecoder::new(&bytes[..]).read_to_end(&mut plain)?;
                 Ok(plain)
             }
+            Some("zst") => Ok(zstd::stream::decode_all(&bytes[..])?),
             _ => bail!("cannot unpack {}", path.display()),
         }
     }

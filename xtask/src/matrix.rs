@@ -3,7 +3,7 @@
 use crate::bench::approval;
 use crate::kernel::{Kernel, Line};
 use crate::scenario::{Swept, sweep};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::fs;
 
@@ -19,8 +19,8 @@ pub struct Options {
 }
 
 const HEAD: &str = "\
-| kernel | modules | approving | approval | per executable byte | SecVisor | CPUs | loaded and unloaded | violations |
-|---|---:|---:|---:|---:|---:|---:|---:|---:|";
+| kernel | modules | approving | approval | per executable byte | unpacked | SecVisor | CPUs | loaded and unloaded | violations |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|";
 
 /// Prints the table; tells whether every kernel was approved and booted, without a violation.
 pub fn matrix(options: &Options) -> Result<bool> {
@@ -36,7 +36,7 @@ pub fn matrix(options: &Options) -> Result<bool> {
                 }
                 Err(error) => {
                     ok = false;
-                    println!("| {} | | | | | | {cpus} | {error:#} | |", line.name());
+                    println!("| {} | | | | | | | {cpus} | {error:#} | |", line.name());
                 }
             }
         }
@@ -48,14 +48,17 @@ pub fn matrix(options: &Options) -> Result<bool> {
 fn row(line: Line, cpus: u32) -> Result<(String, usize)> {
     let kernel = Kernel::obtain(line)?;
     let modules = kernel.module_files()?.len();
-    let made = approval::make(&kernel, true)?;
-    let size = fs::metadata(&made.file)?.len();
+    let made = approval::make(&kernel, true, "approval.gz")?;
+    let packed = fs::read(&made.file)?;
+    let trailer = packed.last_chunk().context("an empty approval")?;
+    let plain = f64::from(u32::from_le_bytes(*trailer)); // RFC 1952, 2.3.1: ISIZE
     let Swept { pages, kib, tried, worked, violations } = sweep(line, cpus)?;
-    let ratio = size as f64 / (pages * 4096) as f64;
+    let code = (pages * 4096) as f64;
+    let (ratio, unpacked) = (packed.len() as f64 / code, plain / code);
     let (seconds, peak) = (made.time.as_secs_f32(), made.peak_kib >> 10);
-    let (size, memory) = (size as f64 / f64::from(1 << 20), kib as f64 / 1024.0);
+    let (size, memory) = (packed.len() as f64 / f64::from(1 << 20), kib as f64 / 1024.0);
     let row = format!(
-        "| {} | {modules} | {seconds:.1} s, {peak} MiB | {size:.1} MiB | {ratio:.2} | {memory:.1} MiB | {cpus} | {worked} \
+        "| {} | {modules} | {seconds:.1} s, {peak} MiB | {size:.1} MiB | {ratio:.2} | {unpacked:.2} | {memory:.1} MiB | {cpus} | {worked} \
          of {tried} | {violations} |",
         kernel.release
     );

@@ -32,7 +32,8 @@ pub fn build_module(kernel: &Kernel, source: &Path) -> Result<PathBuf> {
     let headers = root.join("usr/src");
     let configured = headers.join(format!("linux-headers-{}", kernel.release));
     // The configured tree's own Makefile only includes the common one, by the path it has when installed.
-    let common = only_entry(&headers, "linux-headers-", "-common")?.join("Makefile");
+    let common = if kernel.release.ends_with("-rt-amd64") { "-common-rt" } else { "-common" };
+    let common = only_entry(&headers, "linux-headers-", common)?.join("Makefile");
     let shell = workspace::shell()?;
     // Type information for BPF would need pahole, which loading the module does not.
     let output = cmd!(shell, "make -s -C {configured} -f {common} M={work} CONFIG_DEBUG_INFO_BTF_MODULES= modules")

@@ -241,13 +241,15 @@ impl Options {
 
     /// Builds SecVisor, approves the kernel, and puts both where the machine boots from.
     fn beneath(&self, kernel: &Kernel, prepared: &Prepared, cmdline: &str, scratch: &Scratch) -> Result<Boot> {
-        let (approval, image) = (scratch.0.join("approval"), scratch.0.join("secvisor"));
+        let by_grub = self.iso || self.uefi;
+        let approval = scratch.0.join(if by_grub { "approval.gz" } else { "approval" });
+        let image = scratch.0.join("secvisor");
         let approving = format!("approving {} and its modules", kernel.release);
         during(&approving, || approve(kernel, prepared.not_approved, &prepared.modules, &approval))?;
         fs::copy(during("building SecVisor", || toolchain::build_hypervisor(&[]))?, &image)?;
         let modules = vec![(approval, String::new()), (prepared.initrd.clone(), String::new())];
         let cmdline = cmdline.to_string();
-        if !self.iso && !self.uefi {
+        if !by_grub {
             return Ok(Boot::Multiboot { image, cmdline, modules });
         }
         let disc = Disc { protocol: Protocol::Multiboot2, image, cmdline, modules };

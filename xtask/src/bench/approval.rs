@@ -24,11 +24,11 @@ pub struct Made {
     pub peak_kib: u64,
 }
 
-/// Approves with the host tool, as a user does.
-pub fn make(kernel: &Kernel, with_modules: bool) -> Result<Made> {
+/// Approves with the host tool, as a user does; compressed if the ending is `approval.gz`.
+pub fn make(kernel: &Kernel, with_modules: bool, ending: &str) -> Result<Made> {
     let shell = workspace::shell()?;
     cmd!(shell, "cargo build --quiet --release --package secvisor").quiet().run()?;
-    let name = format!("{}-bench.approval", kernel.release);
+    let name = format!("{}-bench.{ending}", kernel.release);
     let file = workspace::target().join("approvals").join(name);
     fs::create_dir_all(file.parent().context("no directory")?)?;
     let mut command = Command::new(workspace::target().join("release/secvisor"));

@@ -17,7 +17,7 @@ const LIMIT: f64 = 5.0;
 /// Measures and shows; tells whether every target is met.
 pub fn bench(kernel: &Kernel, as_json: bool) -> Result<bool> {
     let approving = format!("approving {} and its modules", kernel.release);
-    let made = during(&approving, || approval::make(kernel, true))?;
+    let made = during(&approving, || approval::make(kernel, true, "approval"))?;
     let page = during("verifying pages", || verify_page(&made.file))?;
     let mut targets = vec![Target { what: "verify a page, microseconds", limit: LIMIT, measured: page }];
     targets.extend(made.targets());

@@ -113,9 +113,9 @@ impl Debian {
         cmd!(shell, "cp -R {later} {tree}/later").quiet().run()?;
         fs::write(tree.join("story.sh"), STORY)?;
         fs::copy(program::build()?.status.with_file_name("bench"), tree.join("bench"))?;
-        if let Some((image, approval)) = &self.beneath {
+        if let Some((image, _)) = &self.beneath {
             fs::copy(image, tree.join("secvisor.elf"))?;
-            fs::copy(approval, tree.join("approval"))?;
+            approve(&self.disk.kernel, &[], &[], &tree.join("approval.gz"))?;
             fs::write(tree.join("grub.cfg"), self.menu()?)?;
         }
         let image = self.scratch.join("second.disk");
@@ -130,8 +130,9 @@ impl Debian {
         Ok(format!(
             "set default=secvisor
 menuentry 'Debian beneath SecVisor' --id secvisor {{
+  insmod gzio
   multiboot2 (${LABEL})/secvisor.elf {cmdline}
-  module2 (${LABEL})/approval
+  module2 (${LABEL})/approval.gz
   module2 /boot/{initrd}
 }}
 "

@@ -3,6 +3,7 @@
 use super::stage::{Setting, Stage};
 use crate::machine::{Boot, Machine};
 use anyhow::{Context, Result, ensure};
+use secvisor_approval::wire::GZIP;
 use std::fs;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ const fn case(name: &'static str, cause: &'static str, spoil: fn(&mut Start)) ->
 const VERSION_OFFSET: usize = 8;
 
 /// Everything that is tried.
-pub const CASES: [Case; 14] = [
+pub const CASES: [Case; 15] = [
     case("approval-truncated", "the approval is truncated", |start| start.approval.truncate(start.approval.len() - 1)),
     case("approval-cut-to-its-first-bytes", "the approval is truncated", |start| start.approval.truncate(20)),
     case("approval-corrupted", "the file is damaged", |start| {
@@ -37,6 +38,9 @@ pub const CASES: [Case; 14] = [
         start.approval[middle] ^= 1;
     }),
     case("approval-with-other-magic", "not an approval file", |start| start.approval[0] ^= 1),
+    case("approval-compressed", "the approval is compressed, and was not unpacked", |start| {
+        start.approval[..2].copy_from_slice(&GZIP);
+    }),
     case("approval-of-other-version", "the approval has format version", |start| {
         start.approval[VERSION_OFFSET] ^= 0x40;
     }),
