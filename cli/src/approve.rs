@@ -18,6 +18,8 @@ pub struct Approved {
     pub kernel: Counts,
     /// Number of modules.
     pub modules: usize,
+    /// What is lost beneath SecVisor with this kernel, though not with others.
+    pub warnings: Vec<&'static str>,
     /// Modules that could not be approved, and why.
     pub left_out: Vec<LeftOut>,
 }
@@ -43,5 +45,6 @@ pub fn approve(name: &str, file: &[u8], modules: &[PathBuf], progress: Progress<
     let mut bytes = emitter.builder.finish(info);
     progress("checking the approval");
     check::check(&mut bytes).context("the approval does not pass its own check (an error in this program)")?;
-    Ok(Approved { bytes, release: kernel.setup.release, kernel: counts, modules, left_out })
+    let warnings = kernel.warnings();
+    Ok(Approved { bytes, release: kernel.setup.release, kernel: counts, modules, warnings, left_out })
 }

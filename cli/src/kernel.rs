@@ -33,6 +33,9 @@ pub const CMDLINE: &[(&str, &str)] = &[
 /// `drivers/hid/bpf/hid_bpf_jmp_table.c`), and the word that makes them go without.
 const HID_BPF: (&str, &str) = ("hid_bpf_preload_skel", "initcall_blacklist=hid_bpf_init");
 
+/// The interpreter of BPF, which a kernel with CONFIG_BPF_JIT_ALWAYS_ON is built without (`kernel/bpf/core.c`).
+const BPF_INTERPRETER: &str = "___bpf_prog_run";
+
 /// Start of the kernel's mapping (`__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 /// Size of that mapping when the kernel can be randomised (`KERNEL_IMAGE_SIZE`).
@@ -200,6 +203,18 @@ impl<'a> Kernel<'a> {
     /// An emitter for this kernel's approval.
     pub fn emitter(&self) -> Emitter {
         Emitter::new(self.flavor, self.thunks.clone(), self.indirect_array)
+    }
+
+    /// What beneath SecVisor is lost with this kernel, though not with others.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let no_interpreter = self.symbols.get(BPF_INTERPRETER).is_none();
+        no_interpreter
+            .then_some(
+                "this kernel cannot interpret BPF, and compiled BPF is refused: programs with a seccomp filter, \
+                 most of systemd's services among them, will be killed",
+            )
+            .into_iter()
+            .collect()
     }
 
     /// Adds runs, regions, the AP trampoline and the tracers, and gives the facts. Modules follow.

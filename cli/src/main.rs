@@ -100,6 +100,7 @@ struct Report<'a> {
     bytes: usize,
     kernel: &'a secvisor::sites::Counts,
     modules: usize,
+    warnings: &'a [&'static str],
     left_out: Vec<LeftOut<'a>>,
 }
 
@@ -127,19 +128,22 @@ fn make(kernel: &Path, modules: &[PathBuf], output: &Path, json: bool) -> Result
 }
 
 fn report(made: &Approved, bytes: usize, output: &Path, json: bool) -> Result<()> {
-    let Approved { bytes: _, release, kernel, modules, left_out } = made;
+    let Approved { bytes: _, release, kernel, modules, warnings, left_out } = made;
     if json {
         let left_out = left_out
             .iter()
             .map(|l| LeftOut { name: &l.name, path: l.path.display().to_string(), reason: &l.reason })
             .collect();
         let output = output.display().to_string();
-        return print_json(&Report { release, output, bytes, kernel, modules: *modules, left_out });
+        return print_json(&Report { release, output, bytes, kernel, modules: *modules, warnings, left_out });
+    }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
     }
     for l in left_out {
         eprintln!("left out: {}", one_line(&format!("{}: {}", l.path.display(), l.reason)));
     }
-    let size = bytes as f64 / f64::from(1 << 20) as f64;
+    let size = bytes as f64 / f64::from(1 << 20);
     say(&format!(
         "Approved Linux {release}: {} kernel pages, {modules} modules ({} left out), {size:.1} MiB in {}",
         kernel.pages,

@@ -25,6 +25,7 @@ fn approved(version: &str) -> Option<Approved> {
     let file = kernel(version)?;
     let mut made = approve("kernel", &file, &[], &|_| ()).unwrap();
     check::check(&mut made.bytes).unwrap();
+    assert!(made.warnings.is_empty(), "{:?}", made.warnings);
     assert_eq!(
         approve("kernel", &file, &[], &|_| ()).unwrap().bytes,
         made.bytes,
