@@ -78,7 +78,7 @@ impl Rules<'_> {
                 Verdict::Step(proof)
             }
             // Once: one that is met may end another.
-            Err(_) if !circumstances.met && self.meet_tracers(machine, frame, va) => {
+            Err(_) if !circumstances.met && self.meet_callees(machine, frame, place.va, Some(page)) => {
                 self.verify_kernel(machine, frame, page, va, Circumstances { met: true, ..circumstances })
             }
             Err(_) if circumstances.patience => Verdict::Wait,

@@ -22,6 +22,7 @@
 extern crate std;
 
 pub mod apic;
+mod callee;
 pub mod check;
 mod choice;
 mod fetch;

@@ -57,7 +57,7 @@ impl Rules<'_> {
             return verdict;
         }
         // Once: one that is met may end another.
-        if !circumstances.met && self.meet_tracers(machine, frame, va) {
+        if !circumstances.met && self.meet_callees(machine, frame, va, self.page_bound_at(va)) {
             return self.verify_module(machine, frame, va, Circumstances { met: true, ..circumstances });
         }
         match wrong {

@@ -39,7 +39,7 @@ pub(crate) struct Circumstances {
     pub patching: bool,
     /// Another CPU may be writing the page: what is not right is left alone for now.
     pub patience: bool,
-    /// The tracers it calls have been looked at.
+    /// What it calls has been looked at.
     pub met: bool,
 }
 

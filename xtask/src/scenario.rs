@@ -89,8 +89,8 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// Modules of every kind load and unload on this kernel, on a machine with so many CPUs.
-pub fn sweep(line: Line, cpus: u32) -> Result<Swept> {
-    sweep::figures(&*Stages::default().get(line)?, cpus)
+pub fn sweep(line: Line, cpus: u32, modules: usize) -> Result<Swept> {
+    sweep::figures(&*Stages::default().get(line)?, cpus, modules)
 }
 
 /// Stories being collected.

@@ -6,7 +6,7 @@ use secvisor_rules::{Access, Event, Frame, FrameState, Machine, Rules, Verdict};
 
 use super::modules::{PAGE64, loaded, run_all, set_byte, stage};
 use crate::synthetic::{self as s, IMAGE, MODULES, filler};
-use crate::world::{KERNEL, Outcome, Ram, Right, Stage, usual_vars};
+use crate::world::{KERNEL, Outcome, Ram, Right, Stage, World, usual_vars};
 
 /// By module, what its fields refer to: the variable of each is its text's place. The last refers to the first, in its
 /// last field; the one between them to nobody but itself.
@@ -177,4 +177,48 @@ fn a_static_call_of_a_module_nobody_has_seen() {
         let bound = if right { vars[s::B_TEXT as usize] } else { 0 };
         assert_eq!(world.rules.variable(s::B_TEXT as usize), bound);
     }
+}
+
+/// The kernel's first static call, given a target; what comes of it.
+fn give(world: &mut World<'_>, opcode: u8, target: u64) -> Outcome {
+    let sites = &world.spec.regions[s::TEXT].sites;
+    let at = sites.iter().find(|site| matches!(site.kind, s::Kind::StaticCall(_))).unwrap().offset;
+    world.write_kernel(s::TEXT, at, &s::branch(opcode, s::IMAGE + at, target));
+    world.fetch_kernel(s::TEXT, at as usize / PAGE)
+}
+
+/// A static call may be given a function of a module of which nothing has run: its page is looked at first.
+#[test]
+fn a_static_call_is_given_a_function_of_a_module_nobody_has_seen() {
+    let vars = usual_vars();
+    let beta = vars[s::B_TEXT as usize];
+    for (opcode, target, right) in [
+        (0xe8, beta + 0x40, true),
+        (0xcc, beta + 0x40, true),
+        (0xe9, beta + 0x40, false),
+        (0xe8, beta + 0x41, false),
+        (0xe8, beta - PAGE64 + 0x40, false),
+        (0xe8, MODULES.end + 0x40, false),
+    ] {
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        let outcome = give(&mut world, opcode, target);
+        assert_eq!(outcome == Outcome::Runs, right, "{opcode:#x} {target:#x}");
+        assert!(right || matches!(outcome, Outcome::Restored(_)), "{opcode:#x} {target:#x}");
+        world.check();
+        run_all(&mut world, &vars);
+    }
+}
+
+/// What is called must be right, too: a page that is not leaves nothing approved.
+#[test]
+fn a_static_call_is_not_given_a_function_of_a_changed_page() {
+    let vars = usual_vars();
+    let beta = vars[s::B_TEXT as usize];
+    let mut stage = stage();
+    let mut world = loaded(&mut stage, &vars);
+    set_byte(&mut world, beta + 1, 0x5a);
+    assert!(matches!(give(&mut world, 0xe8, beta + 0x40), Outcome::Restored(_)));
+    assert_eq!(world.rules.variable(s::B_TEXT as usize), 0);
+    world.check();
 }

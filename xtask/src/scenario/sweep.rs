@@ -12,14 +12,14 @@ use std::time::Duration;
 /// A spread over all directories that is done in a minute.
 const SOME: usize = 150;
 
-/// So many that, without those that need their hardware, more than 150 are left.
-const MANY: usize = 190;
-
 /// What is tried must for the most part work, or it shows nothing.
 const AT_LEAST_PERCENT: usize = 90;
 
-/// Holds the module's RAM disk beside the modules it loads.
-const MEMORY_MIB: u32 = 2048;
+/// Holds the RAM disk of some hundred modules, and the modules loaded from it.
+const MEMORY_MIB: usize = 2048;
+
+/// For each five hundred more.
+const MORE_MIB: usize = 1024;
 
 /// One module, or all at once, take seconds; a guest that says nothing for so long is stuck.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -71,8 +71,8 @@ fn spread(stage: &Stage, at_least: usize) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The same on a machine with so many CPUs, with figures instead of a verdict.
-pub fn figures(stage: &Stage, cpus: u32) -> Result<Swept> {
-    let modules = spread(stage, MANY)?;
+pub fn figures(stage: &Stage, cpus: u32, modules: usize) -> Result<Swept> {
+    let modules = spread(stage, modules)?;
     let guest = sweep(stage, Setting::Beneath, &modules, TOGETHER, cpus)?;
     let report = guest.report()?;
     let line = report.iter().find(|line| line.contains(" pages approved, hypervisor memory "));
@@ -134,7 +134,7 @@ fn sweep(stage: &Stage, setting: Setting, modules: &[(String, PathBuf)], more: &
     }
     let lines = [QUIET, FUNCTIONS, TRY, &tries, &each, "}\n", more].concat();
     let mut machine = Machine::new("sweep");
-    machine.memory_mib = MEMORY_MIB;
+    machine.memory_mib = u32::try_from(MEMORY_MIB + modules.len() / 500 * MORE_MIB)?;
     machine.cpus = cpus;
     stage.run(setting, &machine, initrd, &lines, SILENCE)
 }
