@@ -339,6 +339,8 @@ impl Approval<'_> {
             m => self.view.modules.at(m as usize).first_expr as usize,
         };
         let target = || self.expr(first_expr + site.index() as usize, site.arg);
+        // Counted from the byte behind the field, which is mostly the instruction's last.
+        let ahead = || self.expr(first_expr + site.index() as usize, site.arg.wrapping_add(4));
         let value = |condition: &str, bytes: &str, target: String| Value {
             condition: condition.to_owned(),
             bytes: bytes.to_owned(),
@@ -352,7 +354,7 @@ impl Approval<'_> {
         let values = match site.kind() {
             Some(SiteKind::Choice) => self.variants(site).map(|v| self.variant(region, address, site, &v)).collect(),
             Some(SiteKind::Abs32) => vec![value("loaded", "absolute, 4 bytes", target())],
-            Some(SiteKind::Rel32) => vec![value("loaded", "relative, 4 bytes", target())],
+            Some(SiteKind::Rel32) => vec![value("loaded", "relative, 4 bytes", ahead())],
             Some(SiteKind::Abs64) => vec![value("loaded", "absolute, 8 bytes", target())],
             Some(SiteKind::Segment) => vec![value("loaded", "segment, 2 bytes", target())],
             Some(SiteKind::Jump2) => jump("66 90", "eb ..", 2),

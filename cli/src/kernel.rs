@@ -348,6 +348,8 @@ impl<'a> Kernel<'a> {
         self.symbols
             .iter()
             .filter(|s| s.is_text() && region.contains(s.address))
+            // Padding before functions has names of its own.
+            .filter(|s| !s.name.starts_with("__pfx_"))
             .filter(|s| seen.insert((s.address, s.name.as_str())))
             .map(|s| SymbolDef {
                 offset: (s.address - region.base) as u32,
