@@ -81,7 +81,8 @@ pub fn all() -> Vec<Scenario> {
     every.on("demonstration-uefi", Line::Cloud61, |line| run::demonstration(line, Emulator::Qemu, Loader::Uefi, 1));
     every.staged("all-modules", sweep::all);
     for release in Release::ALL {
-        every.add(format!("debian-{}", release.linux()), move || debian::lives(release));
+        every.add(format!("debian-{}", release.linux()), move || debian::lives(release, 1));
+        every.add(format!("debian-2-cpus-{}", release.linux()), move || debian::lives(release, 2));
     }
     every.on_each("bochs-demonstration", |line| run::demonstration(line, Emulator::Bochs, Loader::Direct, 1));
     every.on_each("bochs-attacks", attack::test_on_bochs);

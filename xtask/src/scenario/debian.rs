@@ -29,10 +29,10 @@ const EXPECTED: [&str; 1] = [
     "error: Failed to access perfctr msr",
 ];
 
-/// The same story natively and beneath, by GRUB from the disk.
-pub fn lives(release: Release) -> Result<()> {
-    let native = run(&Debian::native(Disk::obtain(release)?)?)?;
-    let beneath = run(&Debian::beneath(Disk::obtain(release)?)?)?;
+/// The same story natively and beneath, by GRUB from the disk, on a machine with so many CPUs.
+pub fn lives(release: Release, cpus: u32) -> Result<()> {
+    let native = run(&Debian::native(Disk::obtain(release)?)?, cpus)?;
+    let beneath = run(&Debian::beneath(Disk::obtain(release)?)?, cpus)?;
     let before = said(&native, "story");
     let mut now = said(&beneath, "story");
     now.retain(|line| !EXPECTED.iter().any(|expected| line.starts_with(expected)));
@@ -46,9 +46,11 @@ pub fn lives(release: Release) -> Result<()> {
     beneath.finish()
 }
 
-fn run(debian: &Debian) -> Result<Guest> {
+fn run(debian: &Debian, cpus: u32) -> Result<Guest> {
     let port = free_port()?;
-    let mut guest = debian.start(&Machine::new("lives"), port)?;
+    let mut machine = Machine::new("lives");
+    machine.cpus = cpus;
+    let mut guest = debian.start(&machine, port)?;
     tell(&mut guest, "install")?;
     let greeting = greeting(port).with_context(|| format!("sshd does not answer; {}", guest.where_to_look()))?;
     ensure!(greeting.starts_with("SSH-2.0-OpenSSH"), "sshd says \"{greeting}\"; {}", guest.where_to_look());
