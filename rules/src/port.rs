@@ -23,6 +23,8 @@ pub enum PortWrite {
     Pass,
     /// It comes to nothing: Linux does it as a matter of course.
     Ignore,
+    /// It comes to nothing, and is reported if it would have changed what is there.
+    Keep,
     /// It comes to nothing, and is reported.
     Refuse,
     /// The whole machine is reset, SecVisor included.
@@ -104,8 +106,8 @@ impl Ports {
             }
             (RESET_CONTROL, 1) if value & 4 != 0 => PortWrite::Reset,
             (RESET_CONTROL, 1) => PortWrite::Pass,
-            (CONFIG_DATA..=0xcff, _) if self.moves_sleep() => PortWrite::Refuse,
-            (FCH_PM_DATA, 1) if FCH_SLEEP.contains(&self.fch_index) => PortWrite::Refuse,
+            (CONFIG_DATA..=0xcff, _) if self.moves_sleep() => PortWrite::Keep,
+            (FCH_PM_DATA, 1) if FCH_SLEEP.contains(&self.fch_index) => PortWrite::Keep,
             (FCH_PM_DATA, 1) => PortWrite::Pass,
             (FCH_PM_INDEX, 1) => {
                 self.fch_index = value as u8;
@@ -113,7 +115,7 @@ impl Ports {
             }
             (CONFIG_DATA..=0xcff, _) if host_bridge((self.config_address >> 8) as u16) => {
                 // Linux sizes the base address registers of every function; those of a bridge it leaves alone.
-                if self.config_address & 0xff < HEADER { PortWrite::Ignore } else { PortWrite::Refuse }
+                if self.config_address & 0xff < HEADER { PortWrite::Ignore } else { PortWrite::Keep }
             }
             (CONFIG_DATA..=0xcff, _) => PortWrite::Pass,
             (SYSTEM_CONTROL, 1) if value & 1 != 0 => PortWrite::Reset,
@@ -165,11 +167,11 @@ mod tests {
     fn the_host_bridge_is_read_only() {
         let mut p = ports();
         assert_eq!(p.write(0xcf8, 4, 0x8000_0090), PortWrite::Pass);
-        assert_eq!(p.write(0xcfc, 1, 0x33), PortWrite::Refuse);
+        assert_eq!(p.write(0xcfc, 1, 0x33), PortWrite::Keep);
         assert_eq!(p.write(0xcf8, 4, 0x8000_0010), PortWrite::Pass);
         assert_eq!(p.write(0xcfc, 4, u32::MAX), PortWrite::Ignore);
         assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x18 << 11 | 1 << 8 | 0x40), PortWrite::Pass);
-        assert_eq!(p.write(0xcfc, 4, 0x33), PortWrite::Refuse);
+        assert_eq!(p.write(0xcfc, 4, 0x33), PortWrite::Keep);
         assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x60), PortWrite::Pass);
         assert_eq!(p.write(0xcff, 1, 0x33), PortWrite::Pass);
     }
@@ -188,9 +190,9 @@ mod tests {
     fn the_sleep_registers_do_not_move() {
         let mut p = ports();
         assert_eq!(p.write(0xcf8, 4, 0x8000_0000 | 0x1f << 11 | 0x40), PortWrite::Pass);
-        assert_eq!(p.write(0xcfc, 4, 0xc01), PortWrite::Refuse);
+        assert_eq!(p.write(0xcfc, 4, 0xc01), PortWrite::Keep);
         assert_eq!(p.write(0xcd6, 1, 0x62), PortWrite::Pass);
-        assert_eq!(p.write(0xcd7, 1, 0), PortWrite::Refuse);
+        assert_eq!(p.write(0xcd7, 1, 0), PortWrite::Keep);
         assert_eq!(p.write(0xcd6, 1, 0x20), PortWrite::Pass);
         assert_eq!(p.write(0xcd7, 1, 0), PortWrite::Pass);
     }
@@ -230,9 +232,9 @@ mod tests {
                 let device = function >> 3;
                 let bridge = function == 0 || (0x18..0x1e).contains(&device);
                 let expected = match offset {
-                    0x40 | 0x44 if function == 0xf8 => PortWrite::Refuse,
+                    0x40 | 0x44 if function == 0xf8 => PortWrite::Keep,
                     0..0x40 if bridge => PortWrite::Ignore,
-                    _ if bridge => PortWrite::Refuse,
+                    _ if bridge => PortWrite::Keep,
                     _ => PortWrite::Pass,
                 };
                 assert_eq!(p.write(0xcf8, 4, 1 << 31 | function << 8 | offset), PortWrite::Pass);
@@ -262,7 +264,7 @@ mod tests {
         let mut p = ports();
         for index in 0..0x100u32 {
             assert_eq!(p.write(0xcd6, 1, index), PortWrite::Pass);
-            let expected = if (0x60..0x70).contains(&index) { PortWrite::Refuse } else { PortWrite::Pass };
+            let expected = if (0x60..0x70).contains(&index) { PortWrite::Keep } else { PortWrite::Pass };
             assert_eq!(p.write(0xcd7, 1, 0), expected, "{index:#x}");
         }
         assert_eq!(p.write(0xcd6, 2, 0), PortWrite::Refuse);

@@ -36,18 +36,20 @@ impl Vcpu {
     fn port_write(&mut self, port: u16, size: u32, value: u32) {
         let machine = self.machine;
         let mut core = machine.core.lock();
-        let decision = core.ports.write(port, size, value);
-        if decision == PortWrite::Pass {
+        let mut decision = core.ports.write(port, size, value);
+        if let (PortWrite::Pass | PortWrite::Keep, Some((index, size, value))) = (decision, core.ports.index(port)) {
             // While nobody else can change what an index port names.
-            if let Some((index, size, value)) = core.ports.index(port) {
-                instr::output(index, size, value);
-            }
-            instr::output(port, size, value);
+            instr::output(index, size, value);
+        }
+        match decision {
+            PortWrite::Pass => instr::output(port, size, value),
+            PortWrite::Keep if instr::input(port, size) == value => decision = PortWrite::Ignore,
+            _ => {}
         }
         drop(core);
         match decision {
             PortWrite::Ignore | PortWrite::Pass => {}
-            PortWrite::Refuse => {
+            PortWrite::Keep | PortWrite::Refuse => {
                 let violation = Violation { rule: Rule::Port, frame: Frame(0), nearest: None };
                 self.violation_of(violation, format_args!(" action=refused port={port:#x} value={value:#x}"));
             }
