@@ -207,11 +207,12 @@ impl<'a> Kernel<'a> {
 
     /// What beneath SecVisor is lost with this kernel, though not with others.
     pub fn warnings(&self) -> Vec<&'static str> {
-        let no_interpreter = self.symbols.get(BPF_INTERPRETER).is_none();
+        // The compiler may have made a copy of it, with a name of its own.
+        let no_interpreter = !self.symbols.iter().any(|s| s.name.split('.').next() == Some(BPF_INTERPRETER));
         no_interpreter
             .then_some(
                 "this kernel cannot interpret BPF, and compiled BPF is refused: programs with a seccomp filter, \
-                 most of systemd's services among them, will be killed",
+                 most of systemd's services among them, would be killed",
             )
             .into_iter()
             .collect()

@@ -1,9 +1,9 @@
-//! Approvals at a third of their size: gzip, which GRUB unpacks while it loads them
+//! Approvals at less than half their size: gzip, which GRUB unpacks while it loads them
 use std::io::{Read, Write};
 
 use anyhow::{Result, ensure};
 use flate2::Compression;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 use secvisor_approval::wire::GZIP;
 
@@ -23,8 +23,10 @@ pub fn unpack(file: Vec<u8>) -> Result<Vec<u8>> {
         return Ok(file);
     }
     let mut plain = Vec::new();
-    MultiGzDecoder::new(&file[..]).take(LONGEST).read_to_end(&mut plain)?;
+    let mut packed = GzDecoder::new(&file[..]).take(LONGEST);
+    packed.read_to_end(&mut plain)?;
     ensure!((plain.len() as u64) < LONGEST, "longer than any approval once unpacked");
+    ensure!(packed.into_inner().into_inner().is_empty(), "the compressed file has trailing bytes");
     Ok(plain)
 }
 
@@ -45,6 +47,7 @@ mod tests {
     fn damage_is_an_error() {
         let packed = pack(&[7; 10_000]).unwrap();
         assert!(unpack(packed[..packed.len() - 1].to_vec()).is_err());
+        assert!(unpack([&packed[..], &packed[..]].concat()).is_err(), "GRUB unpacks the first only");
         let mut damaged = packed;
         *damaged.last_mut().unwrap() ^= 1;
         assert!(unpack(damaged).is_err());

@@ -47,7 +47,7 @@ fn with_rules(file: &[u8], play: impl FnOnce(&mut Rules<'_>)) {
 }
 
 fn fetch(rules: &mut Rules<'_>, low: &mut Low, va: u64) -> Verdict {
-    rules.step(low, Event::KernelFetch { frame: Frame::containing(va), va, patching: false, patience: false })
+    rules.step(low, Event::KernelFetch { frame: Frame::containing(va), va, patching: false, tries: None })
 }
 
 fn runs(rules: &mut Rules<'_>, low: &mut Low, va: u64) -> bool {

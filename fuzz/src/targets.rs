@@ -115,7 +115,7 @@ fn drive(file: Vec<u8>, script: &[u8]) {
         };
         ram.tables.insert(va & !0xfff, frame);
         let event = match what % 8 {
-            0..=2 => Event::KernelFetch { frame, va, patching: what & 8 != 0, patience: what & 16 != 0 },
+            0..=2 => Event::KernelFetch { frame, va, patching: what & 8 != 0, tries: (what & 16 != 0).then_some(0) },
             3 => Event::FirstUser,
             4 => {
                 ram.room = b as usize % 4;
@@ -126,7 +126,7 @@ fn drive(file: Vec<u8>, script: &[u8]) {
             5 | 6 => {
                 let _ = rules.step(&mut ram, Event::Write { frame, from_within: false });
                 write(&mut ram, frame, what, page, [a, b]);
-                Event::KernelFetch { frame, va, patching: what & 8 != 0, patience: what & 16 != 0 }
+                Event::KernelFetch { frame, va, patching: what & 8 != 0, tries: (what & 16 != 0).then_some(0) }
             }
             _ => Event::Write { frame, from_within: what & 8 != 0 },
         };

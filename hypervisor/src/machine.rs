@@ -66,11 +66,11 @@ impl Suspects {
         Self([None; 64])
     }
 
-    /// Whether the frame may still become right. Not if there are too many to remember.
-    pub fn patience(&self, frame: Frame, cpus: usize) -> bool {
+    /// If the frame may still become right, how often it has been tried. Not if there are too many to remember.
+    pub fn tries(&self, frame: Frame, cpus: usize) -> Option<u32> {
         match self.0.iter().flatten().find(|(f, _)| *f == frame) {
-            Some((_, tries)) => *tries < TRIES * cpus as u32,
-            None => self.0.iter().any(Option::is_none),
+            Some((_, tries)) => Some(*tries).filter(|tries| *tries < TRIES * cpus as u32),
+            None => self.0.iter().any(Option::is_none).then_some(0),
         }
     }
 

@@ -54,7 +54,7 @@ impl Hash for Key {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         (self.rules, self.content, self.rights, self.open).hash(hasher);
         match self.event {
-            Event::KernelFetch { frame, va, patching, patience } => (frame.0, va, patching, patience).hash(hasher),
+            Event::KernelFetch { frame, va, patching, tries } => (frame.0, va, patching, tries).hash(hasher),
             Event::Write { frame, from_within } => (frame.0, from_within).hash(hasher),
             Event::FirstUser => {}
         }

@@ -124,8 +124,8 @@ impl Step<'_, '_> {
         self.flush = true;
         let patching = std::mem::replace(&mut self.cpu().patching, NONE) == frame as u8;
         let was = self.state.rights[frame];
-        let patience = self.machine.options.cpus > 1 && self.chooser.choose(2) == 1;
-        match self.rules(Event::KernelFetch { frame: Frame(frame as u64), va, patching, patience }) {
+        let tries = (self.machine.options.cpus > 1 && self.chooser.choose(2) == 1).then_some(0);
+        match self.rules(Event::KernelFetch { frame: Frame(frame as u64), va, patching, tries }) {
             Ending::Step => {
                 self.chooser.tell(|| "which is stepped over".into());
                 self.judge_step(frame, va);

@@ -28,6 +28,16 @@ enum Forget {
     All,
 }
 
+/// Which pages a search tries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Among {
+    All,
+    /// The tracers'.
+    Tracers,
+    /// Those in which a function begins at this offset.
+    Functions(u32),
+}
+
 impl Rules<'_> {
     pub(crate) fn verify_module(
         &mut self,
@@ -44,26 +54,37 @@ impl Rules<'_> {
         if misplaced {
             return self.refuse(Rule::UnapprovedCode, frame, None);
         }
+        match self.recognise(machine, frame, va, circumstances, Among::All) {
+            Ok(verdict) => verdict,
+            // Once: one that is met may end another.
+            Err(_) if !circumstances.met && self.meet_callees(machine, frame, va, None) => {
+                self.verify_module(machine, frame, va, Circumstances { met: true, ..circumstances })
+            }
+            Err(Some((place, at))) => self.tampered_or_recycled(machine, frame, &place, at),
+            Err(None) => self.refuse(Rule::UnapprovedCode, frame, self.nearest(machine, frame)),
+        }
+    }
+
+    /// Approves the frame as the page that belongs at this address, by the instances there are, or as what a search finds;
+    /// else tells what is wrong with the former.
+    pub(crate) fn recognise(
+        &mut self,
+        machine: &mut impl Machine,
+        frame: Frame,
+        va: u64,
+        circumstances: Circumstances,
+        among: Among,
+    ) -> Result<Verdict, Option<(Place, Mismatch)>> {
         let mut wrong = None;
         if let Some(page) = self.page_bound_at(va) {
             let place = Place { page, va, phase: Phase::Loaded, circumstances };
             let mut binds = Bindings::new(0..0);
             match self.compare(machine, frame, &place, &mut binds) {
-                Ok(found) => return self.accept(machine, frame, &place, found, &binds),
+                Ok(found) => return Ok(self.accept(machine, frame, &place, found, &binds)),
                 Err(at) => wrong = Some((place, at)),
             }
         }
-        if let Some(verdict) = self.search(machine, frame, va, circumstances, 0..self.view.regions.len()) {
-            return verdict;
-        }
-        // Once: one that is met may end another.
-        if !circumstances.met && self.meet_callees(machine, frame, va, self.page_bound_at(va)) {
-            return self.verify_module(machine, frame, va, Circumstances { met: true, ..circumstances });
-        }
-        match wrong {
-            Some((place, at)) => self.tampered_or_recycled(machine, frame, &place, at),
-            None => self.refuse(Rule::UnapprovedCode, frame, self.nearest(machine, frame)),
-        }
+        self.search(machine, frame, va, circumstances, among).ok_or(wrong)
     }
 
     /// The module page that belongs at an address, by the instances there are.
@@ -75,16 +96,17 @@ impl Rules<'_> {
         })
     }
 
-    /// Looks for a page of these modules' regions that the frame is, at this address: first as a further page of an instance there
-    /// is, then as one of a module placed anew, then as one whose neighbours have been placed anew too.
-    pub(crate) fn search(
+    /// Looks for a page of these that the frame is, at this address: first as a further page of an instance there is, then
+    /// as one of a module placed anew, then as one whose neighbours have been placed anew too.
+    fn search(
         &mut self,
         machine: &mut impl Machine,
         frame: Frame,
         va: u64,
         circumstances: Circumstances,
-        regions: core::ops::Range<usize>,
+        among: Among,
     ) -> Option<Verdict> {
+        let regions = if among == Among::Tracers { self.tracers.clone() } else { 0..self.view.regions.len() };
         let ways = [Forget::Nothing, Forget::Own, Forget::All];
         for &forget in if va < LOW_END { &ways[..1] } else { &ways[..] } {
             for index in regions.clone() {
@@ -94,6 +116,10 @@ impl Rules<'_> {
                 }
                 for i in 0..region.pages {
                     let Some(start) = va.checked_sub(i as u64 * PAGE as u64) else { break };
+                    let function = |offset| self.view.function_at(&region, i * PAGE as u32 + offset);
+                    if matches!(among, Among::Functions(offset) if !function(offset)) {
+                        continue;
+                    }
                     let page = region.first_page + i;
                     let place = Place { page, va, phase: Phase::Loaded, circumstances };
                     if let Some((found, binds)) = self.matches(machine, frame, &place, start, &region, forget) {
@@ -135,7 +161,7 @@ impl Rules<'_> {
     }
 
     /// A cheap first look: the bytes before the page's first site.
-    fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
+    pub(crate) fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let bytes = machine.page(frame);
         let reference = &self.pages[page as usize];
         let mut at = 0;

@@ -191,7 +191,7 @@ impl Rules<'_> {
     /// The frame that holds the page next to one under comparison, if it can be told. Where the neighbour is approved,
     /// its own frame counts, so that a straddling site is compared whole when the later of the two pages has its turn.
     /// Before that, where the guest's tables lead is a hint, and a wrong one costs nothing but a refusal.
-    fn neighbour(&self, machine: &impl Machine, page: u32, va: u64, binds: &Bindings) -> Option<Frame> {
+    pub(crate) fn neighbour(&self, machine: &impl Machine, page: u32, va: u64, binds: &Bindings) -> Option<Frame> {
         if !made(Check::Straddler) {
             return None;
         }
@@ -206,6 +206,11 @@ impl Rules<'_> {
     /// Whether a page is init text that Linux has freed. Its frame is ordinary memory, where a module may lie.
     pub(crate) fn is_freed(&self, page: u32) -> bool {
         self.init_over && self.is_init(page) && made(Check::InitFreed)
+    }
+
+    /// Whether a frame is one that the loader put a page of the kernel's in, and still is.
+    pub(crate) fn is_kernels(&self, frame: Frame) -> bool {
+        self.kernel_page_of_frame(frame).is_some_and(|page| !self.is_freed(page))
     }
 
     /// Whether a page is the kernel's init text.

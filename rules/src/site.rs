@@ -359,7 +359,7 @@ impl<'a> Context<'_, 'a> {
 
     /// Whether a function of the kernel, or of a module that has its place, begins at `va`. The module whose page is
     /// under comparison has one.
-    fn is_function(&self, va: u64, binds: &Bindings) -> bool {
+    pub(crate) fn is_function(&self, va: u64, binds: &Bindings) -> bool {
         self.view.regions.iter().any(|r| {
             let base = match RegionKind::new(r.kind) {
                 Some(RegionKind::KernelText | RegionKind::KernelInit) => r.base,

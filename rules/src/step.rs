@@ -45,8 +45,8 @@ pub enum Event {
         va: u64,
         /// The last thing this CPU did was to write this frame with an instruction in it.
         patching: bool,
-        /// Another CPU may be in the middle of writing the page.
-        patience: bool,
+        /// Another CPU may be in the middle of writing the page: how often this one has waited for it.
+        tries: Option<u32>,
     },
     /// Somebody tried to write to a frame that is not writable.
     Write {
@@ -67,7 +67,7 @@ pub enum Verdict {
     /// Let the guest execute one instruction, in a window on this frame, which is frozen for everybody else: Linux is
     /// writing a site of the page it runs from, and all of the page but that site is verified.
     Step(Approved),
-    /// Let the guest try again: the page is not right, but may become so, see `patience`.
+    /// Let the guest try again: the page is not right, but may become so, see `tries`.
     Wait,
     /// As [`Self::Resume`], and report: a tampered page was put back.
     Restored(Violation),
@@ -79,8 +79,10 @@ impl Rules<'_> {
     /// Decides an event.
     pub fn step(&mut self, machine: &mut impl Machine, event: Event) -> Verdict {
         match event {
-            Event::KernelFetch { frame, va, patching, patience } => {
-                self.kernel_fetch(machine, frame, va, Circumstances { patching, patience, met: false })
+            Event::KernelFetch { frame, va, patching, tries } => {
+                // To look at what it calls takes long: at tries 0, 1, 2, 4, and so on, and at the last.
+                let met = tries.is_some_and(|tries| tries > 0 && !tries.is_power_of_two());
+                self.kernel_fetch(machine, frame, va, Circumstances { patching, patience: tries.is_some(), met })
             }
             Event::Write { frame, from_within } => self.write(machine, frame, from_within),
             Event::FirstUser => self.pin(machine),

@@ -75,10 +75,10 @@ impl Vcpu {
         let machine = self.machine;
         let mut core = machine.core.lock();
         let cpus = machine.crowd.cpus.len();
-        let patience = cpus > 1 && core.suspects.patience(frame, cpus);
+        let tries = core.suspects.tries(frame, cpus).filter(|_| cpus > 1);
         let verdict = self.step(
             &mut core,
-            RulesEvent::KernelFetch { frame, va: va & !0xfff | self.linear_rip() & 0xfff, patching, patience },
+            RulesEvent::KernelFetch { frame, va: va & !0xfff | self.linear_rip() & 0xfff, patching, tries },
         );
         match verdict {
             Verdict::Step(_) if self.open_window(&core, Purpose::SelfPatch, [Some(frame), None]) => return,

@@ -93,7 +93,7 @@ impl Kernel {
         let start = ThreadTime::now();
         for &(frame, va) in &self.code {
             let verdict =
-                self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching: false, patience: false });
+                self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching: false, tries: None });
             assert!(matches!(verdict, Verdict::Resume), "{va:#x} is not as it should be");
         }
         let time = start.elapsed();

@@ -159,7 +159,7 @@ fn fetch_of_an_approved_frame_tries_again() {
     let mut stage = stage();
     let mut world = World::booted(&mut stage);
     let frame = world.kernel_frame(s::TEXT, 0);
-    let event = Event::KernelFetch { frame, va: s::IMAGE, patching: false, patience: false };
+    let event = Event::KernelFetch { frame, va: s::IMAGE, patching: false, tries: None };
     assert!(matches!(world.rules.step(&mut world.ram, event), Verdict::Resume));
     assert_eq!(world.ram.rights[frame.0 as usize], Right::Executable);
 }

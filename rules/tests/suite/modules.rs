@@ -125,9 +125,9 @@ fn an_unapproved_module_is_refused() {
 #[test]
 fn one_byte_changed_is_refused_and_named() {
     let vars = usual_vars();
-    let mut stage = stage();
-    let mut world = World::booted(&mut stage);
     for (region, pages, at) in [(s::ALPHA, 4, ALPHA_AT), (s::ALPHA_INIT, 1, INIT_AT), (s::BETA, 2, BETA_AT)] {
+        let mut stage = stage();
+        let mut world = World::booted(&mut stage);
         for page in 0..pages {
             for offset in [0, 0x3ff, 0x800, PAGE - 8] {
                 load_all(&mut world, &vars);

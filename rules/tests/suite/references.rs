@@ -6,7 +6,7 @@ use secvisor_rules::{Access, Event, Frame, FrameState, Machine, Rules, Verdict};
 
 use super::modules::{PAGE64, loaded, run_all, set_byte, stage};
 use crate::synthetic::{self as s, IMAGE, MODULES, filler};
-use crate::world::{KERNEL, Outcome, Ram, Right, Stage, World, usual_vars};
+use crate::world::{KERNEL, Outcome, Ram, Right, Stage, World, frames, usual_vars};
 
 /// By module, what its fields refer to: the variable of each is its text's place. The last refers to the first, in its
 /// last field; the one between them to nobody but itself.
@@ -89,8 +89,7 @@ fn only_what_refers_to_a_module_ends_with_it() {
         let mut places = [at(1), at(2), at(3)];
         let mut fetch = |ram: &mut Ram, frame: u64, module: usize, places: &[u64; 3]| {
             ram.pages[frame as usize] = page(module, places);
-            let event =
-                Event::KernelFetch { frame: Frame(frame), va: places[module], patching: false, patience: false };
+            let event = Event::KernelFetch { frame: Frame(frame), va: places[module], patching: false, tries: None };
             assert!(matches!(rules.step(ram, event), Verdict::Resume), "module {module}");
             [0x40, 0x41, 0x42].map(|f| rules.frames().get(Frame(f)) == FrameState::Data)
         };
@@ -123,7 +122,7 @@ fn half_a_reference_shows_nothing() {
     for (page, frame) in bytes.as_chunks::<PAGE>().0.iter().zip(0x40..) {
         ram.pages[frame] = *page;
     }
-    let second = Event::KernelFetch { frame: Frame(0x41), va: text + PAGE as u64, patching: false, patience: false };
+    let second = Event::KernelFetch { frame: Frame(0x41), va: text + PAGE as u64, patching: false, tries: None };
     assert!(matches!(rules.step(&mut ram, second), Verdict::Refuse(_)), "the first page is nowhere to be seen");
     assert_eq!(rules.variable(1), 0);
     ram.map(text, &[Frame(0x40)]);
@@ -179,10 +178,19 @@ fn a_static_call_of_a_module_nobody_has_seen() {
     }
 }
 
+/// The kernel's static calls, each by its offset and opcode.
+fn calls(world: &World<'_>) -> Vec<(u64, u8)> {
+    let calls = world.spec.regions[s::TEXT].sites.iter().filter_map(|site| match site.kind {
+        s::Kind::StaticCall(_) => Some((site.offset, 0xe8)),
+        s::Kind::StaticJump(_) | s::Kind::Trampoline(_) => Some((site.offset, 0xe9)),
+        _ => None,
+    });
+    calls.collect()
+}
+
 /// The kernel's first static call, given a target; what comes of it.
 fn give(world: &mut World<'_>, opcode: u8, target: u64) -> Outcome {
-    let sites = &world.spec.regions[s::TEXT].sites;
-    let at = sites.iter().find(|site| matches!(site.kind, s::Kind::StaticCall(_))).unwrap().offset;
+    let at = calls(world)[0].0;
     world.write_kernel(s::TEXT, at, &s::branch(opcode, s::IMAGE + at, target));
     world.fetch_kernel(s::TEXT, at as usize / PAGE)
 }
@@ -210,6 +218,46 @@ fn a_static_call_is_given_a_function_of_a_module_nobody_has_seen() {
     }
 }
 
+/// Every static call of the kernel, across two pages, too, whichever of them runs first.
+#[test]
+fn every_static_call_is_given_one() {
+    let vars = usual_vars();
+    let mut across = 0;
+    for (at, opcode) in calls(&loaded(&mut stage(), &vars)) {
+        let pages = [at as usize / PAGE, (at as usize + 4) / PAGE];
+        across += (pages[0] != pages[1]) as usize;
+        for first in 0..2 {
+            let mut stage = stage();
+            let mut world = loaded(&mut stage, &vars);
+            let target = vars[s::B_TEXT as usize] + 0x40;
+            world.write_kernel(s::TEXT, at, &s::branch(opcode, s::IMAGE + at, target));
+            for page in [pages[first], pages[1 - first]] {
+                assert_eq!(world.fetch_kernel(s::TEXT, page), Outcome::Runs, "{at:#x}, page {page} after {first}");
+            }
+            world.check();
+        }
+    }
+    assert!(across > 0);
+}
+
+/// The caller may be a page of a module that has not run either.
+#[test]
+fn neither_the_caller_nor_the_called_has_run() {
+    let vars = usual_vars();
+    let gamma = vars[s::C_TEXT as usize];
+    for at in [2 * PAGE64 + 0x40, 3 * PAGE64 - 4] {
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        world.load(s::GAMMA, &vars, &frames(0x70, 2));
+        for (i, byte) in s::branch(0xe8, vars[0] + at, gamma + 0x60).into_iter().enumerate() {
+            set_byte(&mut world, vars[0] + at + i as u64, byte);
+        }
+        assert_eq!(world.fetch_module(s::ALPHA, 2, &vars), Outcome::Runs, "{at:#x}");
+        assert_eq!(world.rules.variable(s::C_TEXT as usize), gamma);
+        world.check();
+    }
+}
+
 /// What is called must be right, too: a page that is not leaves nothing approved.
 #[test]
 fn a_static_call_is_not_given_a_function_of_a_changed_page() {
@@ -221,4 +269,43 @@ fn a_static_call_is_not_given_a_function_of_a_changed_page() {
     assert!(matches!(give(&mut world, 0xe8, beta + 0x40), Outcome::Restored(_)));
     assert_eq!(world.rules.variable(s::B_TEXT as usize), 0);
     world.check();
+}
+
+/// In a frame of the kernel is the kernel: a module's page that is put there, and called, is not approved.
+#[test]
+fn nothing_called_takes_the_place_of_the_kernel() {
+    let vars = usual_vars();
+    let beta = vars[s::B_TEXT as usize];
+    let mut stage = stage();
+    let mut world = loaded(&mut stage, &vars);
+    let page = world.ram.pages[world.ram.tables[&beta].0 as usize];
+    let kernels = world.kernel_frame(s::TEXT, 4);
+    world.write(kernels, 0, &page);
+    world.ram.map(beta, &[kernels]);
+    let outcome = give(&mut world, 0xe8, beta + 0x40);
+    assert!(matches!(outcome, Outcome::Restored(_)), "{outcome:?} {:?}", calls(&world));
+    world.check();
+    assert!(matches!(world.fetch_kernel(s::TEXT, 4), Outcome::Restored(_)));
+    world.check();
+}
+
+/// A page that is tried again and again has what it calls looked at some of the times, and the last.
+#[test]
+fn a_page_that_is_tried_often_is_looked_at_seldom() {
+    let vars = usual_vars();
+    let target = vars[s::B_TEXT as usize] + 0x40;
+    let stage_of = |tries| {
+        let mut stage = stage();
+        let mut world = loaded(&mut stage, &vars);
+        let at = calls(&world)[0].0;
+        world.write_kernel(s::TEXT, at, &s::branch(0xe8, s::IMAGE + at, target));
+        let frame = world.kernel_frame(s::TEXT, at as usize / PAGE);
+        world.rules.step(&mut world.ram, Event::KernelFetch { frame, va: s::IMAGE + at, patching: false, tries })
+    };
+    for tries in [None, Some(0), Some(1), Some(2), Some(512)] {
+        assert!(matches!(stage_of(tries), Verdict::Resume), "{tries:?}");
+    }
+    for tries in [3, 5, 1000] {
+        assert!(matches!(stage_of(Some(tries)), Verdict::Wait), "{tries}");
+    }
 }

@@ -206,10 +206,9 @@ fn a_page_that_calls_itself_is_no_tracer() {
         let va = place(s::GAMMA) + at as u64;
         world.write(FIRST, at, &s::branch(0xe8, va, s::MODULES.start + (at * PAGE) as u64));
     }
-    let verdict = world.rules.step(
-        &mut world.ram,
-        Event::KernelFetch { frame: FIRST, va: place(s::GAMMA), patching: false, patience: false },
-    );
+    let verdict = world
+        .rules
+        .step(&mut world.ram, Event::KernelFetch { frame: FIRST, va: place(s::GAMMA), patching: false, tries: None });
     assert!(matches!(verdict, Verdict::Refuse(_)));
     world.check();
 }
@@ -229,7 +228,7 @@ fn a_page_that_calls_two_copies_of_one_tracer_is_refused() {
     for (at, target) in [(0, here), (5, there)] {
         world.write(caller, at, &s::branch(0xe8, va + at as u64, target));
     }
-    let fetch = Event::KernelFetch { frame: caller, va, patching: false, patience: false };
+    let fetch = Event::KernelFetch { frame: caller, va, patching: false, tries: None };
     assert!(matches!(world.rules.step(&mut world.ram, fetch), Verdict::Refuse(_)));
     world.check();
     world.write_kernel(s::TEXT, 0x40, &s::branch(0xe8, s::IMAGE + 0x40, here));

@@ -277,7 +277,7 @@ fn its_end_is_below_the_limit() {
         let mut low = Low(vec![[0; PAGE]; (base / PAGE64) as usize]);
         low.0.extend_from_slice(bytes.as_chunks().0);
         for va in (base..LOW_END).step_by(PAGE) {
-            let fetch = Event::KernelFetch { frame: Frame::containing(va), va, patching: false, patience: false };
+            let fetch = Event::KernelFetch { frame: Frame::containing(va), va, patching: false, tries: None };
             assert_eq!(matches!(rules.step(&mut low, fetch), Verdict::Resume), runs, "{base:#x} at {va:#x}");
         }
     }

@@ -350,7 +350,8 @@ impl<'a> World<'a> {
         if is_ram(frame) && self.ram.rights[frame.0 as usize] == Right::Executable {
             return Outcome::Runs;
         }
-        let verdict = self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching, patience });
+        let verdict =
+            self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching, tries: patience.then_some(0) });
         let outcome = match verdict {
             Verdict::Resume => Outcome::Runs,
             Verdict::Step(_) => Outcome::Step,
@@ -443,8 +444,14 @@ impl<'a> World<'a> {
         assert_eq!(self.rules.counters().approved, approved);
     }
 
-    /// INV-1: an approved frame holds what it is approved as.
+    /// INV-1: an approved frame holds what it is approved as. INV-4: one of the kernel's text is approved as nothing else.
     fn check_page(&self, frame: Frame, page: u32) {
+        for region in [s::TEXT, s::FAR_TEXT] {
+            for index in 0..self.spec.regions[region].pages {
+                let own = self.kernel_frame(region, index) != frame || self.locate(page) == (region, index);
+                assert!(own, "INV-4: {frame:?} is approved as page {page}");
+            }
+        }
         if let Err(wrong) = self.judge(frame, page) {
             panic!("{frame:?}: {wrong}");
         }
