@@ -124,6 +124,8 @@ fn event(line: &str) -> Option<End> {
         ("ACPI control: soft power off", End::PoweredOff),
         ("ACPI control: suspend to ram", End::Asleep),
         ("bx_pc_system_c::Reset(HARDWARE) called", End::Reset),
+        // Of the CPUs alone.
+        ("bx_pc_system_c::Reset(SOFTWARE) called", End::Reset),
     ];
     known.into_iter().find(|(text, _)| line.contains(text)).map(|(_, end)| end)
 }
