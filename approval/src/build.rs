@@ -47,7 +47,7 @@ pub struct FixDef {
     pub pos: u8,
     /// What to write.
     pub kind: u8,
-    /// Global expression index (from [`Builder::expr`]); 0 for site-relative kinds.
+    /// Global expression index (from [`Builder::expr`]).
     pub expr: u32,
     /// Added to the expression.
     pub addend: i32,
@@ -89,7 +89,7 @@ pub struct RegionDef {
     pub kind: RegionKind,
     /// Link-time address (kernel) or variable (module).
     pub base: u64,
-    /// Reference bytes (link-time form, site bytes included); padded with zeros to whole pages.
+    /// Reference bytes (link-time form, site bytes included); zeros follow up to the end of the last page.
     pub bytes: Vec<u8>,
     /// Sites in any order; they must not overlap.
     pub sites: Vec<SiteDef>,
@@ -107,7 +107,7 @@ pub struct Builder {
     modules: Vec<Module>,
     vars: Vec<Var>,
     exprs: Vec<Expr>,
-    page_sites: Vec<u32>,
+    pages: Vec<Page>,
     sites: Vec<Site>,
     templates: Vec<Template>,
     variants: Vec<Variant>,
@@ -116,7 +116,7 @@ pub struct Builder {
     consts: Vec<Const>,
     symbols: Vec<Symbol>,
     names: Vec<u8>,
-    pages: Vec<u8>,
+    code: Vec<u8>,
     known_names: HashMap<String, u32>,
     known_exprs: HashMap<(u32, u64), u32>,
     known_templates: HashMap<TemplateDef, u16>,
@@ -177,7 +177,7 @@ impl Builder {
     pub fn expr(&mut self, var: u32, value: u64) -> u32 {
         let exprs = &mut self.exprs;
         *self.known_exprs.entry((var, value)).or_insert_with(|| {
-            exprs.push(Expr { var, reserved: 0, value });
+            exprs.push(Expr { var, value });
             exprs.len() as u32 - 1
         })
     }
@@ -231,12 +231,23 @@ impl Builder {
         def.bytes.resize(def.bytes.len().next_multiple_of(PAGE), 0);
         let pages = (def.bytes.len() / PAGE) as u32;
         def.sites.sort_by_key(|s| s.offset);
-        let mut sites = def.sites.iter().peekable();
+        let (mut sites, mut sites_end) = (def.sites.iter().peekable(), 0);
+        let first_page = self.pages.len() as u32;
         for page in 0..pages as u64 {
-            self.page_sites.push(self.sites.len() as u32);
+            let first_site = self.sites.len();
             while let Some(s) = sites.next_if(|s| s.offset / PAGE as u64 == page) {
-                self.sites.push(Site::new((s.offset % PAGE as u64) as u16, s.kind, s.index, s.arg));
+                let (index, arg) = self.folded(s)?;
+                self.sites.push(Site::new((s.offset % PAGE as u64) as u16, s.kind, index, arg));
+                sites_end = s.offset as usize + self.site_len(s);
             }
+            let bytes = &def.bytes[page as usize * PAGE..][..PAGE];
+            let filled = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+            let kept = match def.module {
+                NONE => PAGE,
+                _ => filled.max(sites_end.saturating_sub(page as usize * PAGE).min(PAGE)),
+            };
+            self.pages.push(Page { first_site: first_site as u32, at: self.code.len() as u32 });
+            self.code.extend_from_slice(&bytes[..kept]);
         }
         if let Some(s) = sites.next() {
             return Err(Error::Overlap(format!("region {}", self.regions.len()), s.offset));
@@ -244,7 +255,12 @@ impl Builder {
         def.symbols.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
         let first_symbol = self.symbols.len() as u32;
         for s in &def.symbols {
-            let name = self.name(&s.name) | if s.function { Symbol::FUNCTION } else { 0 };
+            let (stem, cold) = match s.name.strip_suffix(Symbol::COLD_END) {
+                Some(stem) => (stem, Symbol::COLD),
+                None => (&s.name[..], 0),
+            };
+            let function = if s.function { Symbol::FUNCTION } else { 0 };
+            let name = self.name(stem) | cold | function;
             self.symbols.push(Symbol { offset: s.offset, name });
         }
         if def.module != NONE {
@@ -253,21 +269,44 @@ impl Builder {
         self.regions.push(Region {
             module: def.module,
             kind: def.kind as u32,
-            first_page: (self.pages.len() / PAGE) as u32,
+            first_page,
             pages,
             first_symbol,
             symbols: def.symbols.len() as u32,
             base: def.base,
         });
-        self.pages.extend_from_slice(&def.bytes);
+        if self.names.len() > Symbol::COLD as usize {
+            return Err(Error::TooMany("bytes of names"));
+        }
+        if self.code.len() > u32::MAX as usize {
+            return Err(Error::TooMany("bytes of code"));
+        }
         Ok(())
+    }
+
+    /// A site's index and argument, of which the expression takes what a site has no room for.
+    fn folded(&mut self, site: &SiteDef) -> Result<(u16, i32), Error> {
+        let low = site.arg as i16;
+        if !site.kind.has_expr() || low as i32 == site.arg {
+            return Ok((site.index, site.arg));
+        }
+        let Expr { var, value } = self.exprs[self.first_expr as usize + site.index as usize];
+        let index = self.local_expr(var, value.wrapping_add((site.arg as i64 - low as i64) as u64))?;
+        Ok((index, low as i32))
+    }
+
+    fn site_len(&self, site: &SiteDef) -> usize {
+        match site.kind {
+            SiteKind::Choice => self.templates[site.index as usize].len as usize,
+            SiteKind::Const => ConstClass::new(self.consts[site.index as usize].class).map_or(0, ConstClass::width),
+            kind => kind.width(),
+        }
     }
 
     /// The file.
     pub fn finish(mut self, info: Info) -> Vec<u8> {
-        self.page_sites.push(self.sites.len() as u32);
+        self.pages.push(Page { first_site: self.sites.len() as u32, at: self.code.len() as u32 });
         self.relocs.sort_by_key(Reloc::offset);
-        let page_sites: Vec<u8> = self.page_sites.iter().flat_map(|i| i.to_le_bytes()).collect();
         let sections: [Vec<u8>; SECTIONS] = [
             encode(&self.runs),
             self.data,
@@ -277,7 +316,7 @@ impl Builder {
             encode(&self.modules),
             encode(&self.vars),
             encode(&self.exprs),
-            page_sites,
+            encode(&self.pages),
             encode(&self.sites),
             encode(&self.templates),
             encode(&self.variants),
@@ -286,12 +325,12 @@ impl Builder {
             encode(&self.consts),
             encode(&self.symbols),
             self.names,
-            self.pages,
+            self.code,
         ];
         let mut file = vec![0; HEADER_LEN];
         let mut runtime_offset = 0;
         for (i, section) in sections.iter().enumerate() {
-            let align = if i == Section::Info as usize || i == Section::Pages as usize { PAGE } else { 16 };
+            let align = if i == Section::Info as usize || i == Section::Code as usize { PAGE } else { 16 };
             file.resize(file.len().next_multiple_of(align), 0);
             if i == Section::Info as usize {
                 runtime_offset = file.len() as u64;

@@ -81,7 +81,7 @@ fn relocated(v: &View<'_>, site: &Site, pos: Option<u64>, kind: Option<RelocKind
 const LAST_PAGE: u64 = !(PAGE as u64 - 1);
 
 /// Every index of the part that is kept refers to something.
-pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
+pub(crate) fn view(v: &View<'_>, code: usize) -> Result<(), Error> {
     let info = &v.info;
     let aligned = info.align.is_power_of_two()
         && info.align >= PAGE as u64
@@ -96,8 +96,10 @@ pub(crate) fn view(v: &View<'_>, pages: usize) -> Result<(), Error> {
     if !v.names_valid() {
         return Err(Error::Section(Section::Names as usize));
     }
-    if v.page_site_count() != pages + 1 || v.page_site(pages) != v.sites.len() || v.page_site(0) != 0 {
-        return Err(Error::Section(Section::PageSites as usize));
+    let Some(pages) = v.page_table.len().checked_sub(1) else { return Err(Error::Section(Section::Pages as usize)) };
+    let is = |page: usize, sites, at| v.page_table.at(page) == Page { first_site: sites as u32, at: at as u32 };
+    if !is(0, 0, 0) || !is(pages, v.sites.len(), code) || code > u32::MAX as usize {
+        return Err(Error::Record(Section::Pages, pages));
     }
     modules(v)?;
     regions(v, pages)?;
@@ -204,13 +206,7 @@ fn call_forms(v: &View<'_>, index: usize) -> bool {
 }
 
 fn fix(v: &View<'_>, f: &Fix, len: usize) -> bool {
-    let (width, expr) = match FixKind::new(f.kind) {
-        Some(FixKind::SiteRel8) => (1, false),
-        Some(FixKind::SiteRel32) => (4, false),
-        Some(FixKind::ExprRel32 | FixKind::ExprAbs32) => (4, true),
-        None => return false,
-    };
-    f.pos as usize + width <= len && (!expr || (f.expr as usize) < v.exprs.len())
+    FixKind::new(f.kind).is_some() && f.pos as usize + 4 <= len && (f.expr as usize) < v.exprs.len()
 }
 
 fn sites(v: &View<'_>) -> Result<(), Error> {
@@ -223,18 +219,25 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
         };
         let mut end = 0;
         for page in region.first_page..region.first_page + region.pages {
-            let (from, to) = (v.page_site(page as usize), v.page_site(page as usize + 1));
-            if from > to || to > v.sites.len() {
-                return Err(Error::Record(Section::PageSites, page as usize));
+            let (own, next) = (v.page_table.at(page as usize), v.page_table.at(page as usize + 1));
+            let kept = next.at.checked_sub(own.at).filter(|len| *len as usize <= PAGE);
+            let Some(kept) = kept.filter(|len| *len as usize == PAGE || region.module != NONE) else {
+                return Err(Error::Record(Section::Pages, page as usize));
+            };
+            if own.first_site > next.first_site || next.first_site as usize > v.sites.len() {
+                return Err(Error::Record(Section::Pages, page as usize));
             }
             let at = (page - region.first_page) as usize * PAGE;
-            for s in from..to {
+            for s in own.first_site as usize..next.first_site as usize {
                 let site = v.sites.at(s);
                 let Some(len) = v.site_len_below(&site, exprs) else { return Err(Error::Record(Section::Sites, s)) };
                 if at + site.offset() < end {
                     return Err(Error::Record(Section::Sites, s));
                 }
                 end = at + site.offset() + len;
+            }
+            if end.min(at + PAGE) > at + kept as usize {
+                return Err(Error::Record(Section::Pages, page as usize));
             }
         }
         if end > region.pages as usize * PAGE {

@@ -22,6 +22,7 @@
 pub mod build;
 mod check;
 pub mod open;
+pub mod pages;
 mod slide;
 pub mod view;
 pub mod wire;

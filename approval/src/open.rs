@@ -7,9 +7,10 @@ use core::ops::Range;
 
 use xxhash_rust::xxh64::Xxh64;
 
+use crate::pages::Pages;
 use crate::view::{Launch, Table, View};
 use crate::wire::*;
-use crate::{PAGE, PageBytes, check};
+use crate::{PAGE, check};
 
 /// Why a file is not an approval this version can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ pub fn length(header: &[u8]) -> Result<u64, Error> {
 pub fn counts(header: &[u8]) -> Result<(u64, u64), Error> {
     length(header)?;
     let len = |s: Section| u64_at(header, SECTIONS_OFFSET + 16 * s as usize + 8);
-    Ok((len(Section::Pages) / PAGE as u64, len(Section::Vars) / Var::SIZE as u64))
+    Ok(((len(Section::Pages) / Page::SIZE as u64).saturating_sub(1), len(Section::Vars) / Var::SIZE as u64))
 }
 
 /// Checks that only tests leave out.
@@ -105,7 +106,7 @@ pub struct Opened<'a> {
 type Bounds = [(usize, usize); SECTIONS];
 
 /// Checks a file and splits it into what starts the kernel, what judges it, and the pages.
-pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, &mut [PageBytes]), Error> {
+pub fn open(file: &mut [u8]) -> Result<(Launch<'_>, View<'_>, Pages<'_>), Error> {
     Ok(Opened::new(file)?.parts())
 }
 
@@ -115,14 +116,14 @@ impl<'a> Opened<'a> {
         let bounds = bounds(file)?;
         let (launch, view, pages) = split(file, &bounds)?;
         if CHECKS {
-            check::view(&view, pages.len())?;
+            check::view(&view, pages.bytes())?;
             check::launch(&launch, &view)?;
         }
         Ok(Self { file, bounds })
     }
 
     /// What starts the kernel, what judges it, and the pages.
-    pub fn parts(self) -> (Launch<'a>, View<'a>, &'a mut [PageBytes]) {
+    pub fn parts(self) -> (Launch<'a>, View<'a>, Pages<'a>) {
         split(self.file, &self.bounds).expect("the file was split when it was opened")
     }
 
@@ -162,11 +163,10 @@ fn bounds(file: &[u8]) -> Result<Bounds, Error> {
         end = offset + len;
         *bound = (offset as usize, len as usize);
     }
-    let (pages_at, pages_len) = bounds[Section::Pages as usize];
-    let pages_ok = end == total && pages_at.is_multiple_of(PAGE) && pages_len.is_multiple_of(PAGE);
+    let code_ok = end == total && bounds[Section::Code as usize].0.is_multiple_of(PAGE);
     let runtime_offset = u64_at(file, RUNTIME_OFFSET);
-    if !pages_ok || !runtime_offset.is_multiple_of(PAGE as u64) {
-        return Err(Error::Section(Section::Pages as usize));
+    if !code_ok || !runtime_offset.is_multiple_of(PAGE as u64) {
+        return Err(Error::Section(Section::Code as usize));
     }
     let kept = bounds[Section::Info as usize].0 as u64;
     let (last_at, last_len) = bounds[Section::Info as usize - 1];
@@ -177,11 +177,10 @@ fn bounds(file: &[u8]) -> Result<Bounds, Error> {
 }
 
 /// A file's sections as tables.
-fn split<'f>(file: &'f mut [u8], bounds: &Bounds) -> Result<(Launch<'f>, View<'f>, &'f mut [PageBytes]), Error> {
+fn split<'f>(file: &'f mut [u8], bounds: &Bounds) -> Result<(Launch<'f>, View<'f>, Pages<'f>), Error> {
     let runtime_offset = u64_at(file, RUNTIME_OFFSET);
-    let (meta, pages) = file.split_at_mut(bounds[Section::Pages as usize].0);
+    let (meta, code) = file.split_at_mut(bounds[Section::Code as usize].0);
     let meta: &[u8] = meta;
-    let (pages, _) = pages.as_chunks_mut::<PAGE>();
     let raw = |s: Section| &meta[bounds[s as usize].0..][..bounds[s as usize].1];
     fn table<T: Record>(bytes: &[u8], s: Section) -> Result<Table<'_, T>, Error> {
         Table::new(bytes).ok_or(Error::Section(s as usize))
@@ -208,9 +207,10 @@ fn split<'f>(file: &'f mut [u8], bounds: &Bounds) -> Result<(Launch<'f>, View<'f
         fixes: table!(Fixes),
         consts: table!(Consts),
         symbols: table!(Symbols),
-        page_sites: table!(PageSites),
+        page_table: table!(Pages),
         bytes: raw(Section::Bytes),
         names: raw(Section::Names),
     };
+    let pages = Pages::new(&view, code);
     Ok((launch, view, pages))
 }

@@ -51,7 +51,7 @@ impl Opened<'_> {
 
     fn slide_fields(&mut self, by: u64) {
         let image_va = self.look().1.info.image_va;
-        let (data, pages) = (self.range(Section::Data), self.range(Section::Pages));
+        let (data, pages) = (self.range(Section::Data), self.range(Section::Code));
         let (runs, relocs, regions) =
             (self.range(Section::Runs), self.range(Section::Relocs), self.range(Section::Regions));
         // Data lies between the runs and everything else, pages lie at the end.
@@ -101,7 +101,7 @@ fn add64(field: &mut [u8], by: u64) {
 pub(crate) enum Kept {
     /// In [`Section::Data`].
     Data(usize),
-    /// In [`Section::Pages`].
+    /// In [`Section::Code`].
     Code(usize),
 }
 

@@ -1,6 +1,8 @@
 //! Reading a checked approval: borrowed tables, decoded record by record
 //!
 //! A [`View`] comes from [`crate::open::open`] alone, which has checked every index; nothing here fails.
+use core::fmt;
+
 use crate::wire::*;
 
 pub use crate::open::{Error, Opened, counts, length, open};
@@ -79,35 +81,20 @@ pub struct View<'a> {
     pub consts: Table<'a, Const>,
     /// Symbols, sorted within each region.
     pub symbols: Table<'a, Symbol>,
-    pub(crate) page_sites: Table<'a, PageSite>,
+    pub(crate) page_table: Table<'a, Page>,
     pub(crate) bytes: &'a [u8],
     pub(crate) names: &'a [u8],
-}
-
-/// Index of the first site of a page.
-#[derive(Clone, Copy)]
-pub(crate) struct PageSite(u32);
-
-impl Record for PageSite {
-    const SIZE: usize = 4;
-    #[inline]
-    fn read(bytes: &[u8]) -> Self {
-        Self(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-    }
-    fn store(&self, bytes: &mut [u8]) {
-        bytes.copy_from_slice(&self.0.to_le_bytes());
-    }
 }
 
 impl<'a> View<'a> {
     /// Number of pages.
     pub fn pages(&self) -> usize {
-        self.page_sites.len() - 1
+        self.page_table.len() - 1
     }
     /// Indices of the sites that start in a page.
     #[inline]
     pub fn sites_of(&self, page: usize) -> core::ops::Range<usize> {
-        self.page_sites.at(page).0 as usize..self.page_sites.at(page + 1).0 as usize
+        self.page_table.at(page).first_site as usize..self.page_table.at(page + 1).first_site as usize
     }
     /// The bytes of a variant of length `len`, before fixes.
     #[inline]
@@ -123,6 +110,11 @@ impl<'a> View<'a> {
         let tail = self.names.get(offset as usize..).unwrap_or(&[]);
         let end = tail.iter().position(|b| *b == 0).unwrap_or(0);
         core::str::from_utf8(&tail[..end]).unwrap_or("")
+    }
+    /// What a symbol is called.
+    pub fn symbol_name(&self, symbol: &Symbol) -> SymbolName<'a> {
+        let end = if symbol.name & Symbol::COLD != 0 { Symbol::COLD_END } else { "" };
+        SymbolName(self.name(symbol.name & !(Symbol::FUNCTION | Symbol::COLD)), end)
     }
     /// The symbol that covers an offset of a region.
     pub fn symbol_at(&self, region: &Region, offset: u32) -> Option<Symbol> {
@@ -155,6 +147,26 @@ impl<'a> View<'a> {
     }
 }
 
+/// The two parts of a symbol's name.
+#[derive(Clone, Copy)]
+pub struct SymbolName<'a>(&'a str, &'static str);
+
+impl SymbolName<'_> {
+    /// No symbol.
+    pub const NONE: Self = Self("-", "");
+
+    /// Whether this is the name.
+    pub fn is(&self, name: &str) -> bool {
+        name.strip_suffix(self.1) == Some(self.0)
+    }
+}
+
+impl fmt::Display for SymbolName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.0, self.1)
+    }
+}
+
 impl View<'_> {
     /// Length of a site in bytes.
     #[inline]
@@ -166,29 +178,16 @@ impl View<'_> {
     #[inline]
     pub(crate) fn site_len_below(&self, site: &Site, exprs: usize) -> Option<usize> {
         let index = site.index() as usize;
-        let expr = |len| (index < exprs).then_some(len);
         match site.kind()? {
-            SiteKind::Abs32 | SiteKind::Rel32 => expr(4),
-            SiteKind::Abs64 => expr(8),
-            SiteKind::StaticCall | SiteKind::StaticJump => expr(5),
-            SiteKind::Trampoline => expr(8),
             SiteKind::Choice => (index < self.templates.len()).then(|| self.templates.at(index).len as usize),
-            SiteKind::Jump2 => Some(2),
-            SiteKind::Segment => expr(2),
-            SiteKind::Jump5 | SiteKind::Ftrace | SiteKind::FtraceCall => Some(5),
             SiteKind::Const if index < self.consts.len() => {
                 ConstClass::new(self.consts.at(index).class).map(ConstClass::width)
             }
             SiteKind::Const => None,
+            kind => (index < exprs || !kind.has_expr()).then_some(kind.width()),
         }
     }
 
-    pub(crate) fn page_site_count(&self) -> usize {
-        self.page_sites.len()
-    }
-    pub(crate) fn page_site(&self, index: usize) -> usize {
-        self.page_sites.at(index).0 as usize
-    }
     pub(crate) fn bytes_len(&self) -> usize {
         self.bytes.len()
     }

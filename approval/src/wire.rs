@@ -2,14 +2,14 @@
 //!
 //! The file is a header, then sections. Sections before the header's runtime offset are needed only to
 //! start the kernel; from there on (page-aligned) the hypervisor keeps them, and the last section, the
-//! pages, is updated in place with the bytes last verified.
+//! code, is updated in place with the bytes last verified.
 
 /// First eight bytes of every approval.
 pub const MAGIC: [u8; 8] = *b"SECVISOR";
 /// First bytes of one that is compressed (RFC 1952, 2.3.1).
 pub const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Version of this layout. A reader refuses every other.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Size of the header in bytes; the reserved signature area is part of it.
 pub const HEADER_LEN: usize = 1024;
 /// Offset of the runtime offset in the header.
@@ -41,8 +41,8 @@ pub enum Section {
     Vars,
     /// [`Expr`] records.
     Exprs,
-    /// `u32` per page and one more: index of the first site that starts in the page.
-    PageSites,
+    /// [`Page`] records, one more than there are pages.
+    Pages,
     /// [`Site`] records, sorted by page and offset.
     Sites,
     /// [`Template`] records.
@@ -59,8 +59,8 @@ pub enum Section {
     Symbols,
     /// NUL-terminated UTF-8 strings.
     Names,
-    /// The pages' reference bytes, page-aligned; always the last section.
-    Pages,
+    /// The pages' reference bytes, each page's without the zeros it ends in; always the last section, page-aligned.
+    Code,
 }
 
 /// Number of sections.
@@ -327,10 +327,19 @@ record! {
     Expr {
         /// Index of a variable, [`NONE`], or [`KERNEL`].
         var: u32,
-        /// Zero.
-        reserved: u32,
         /// Constant part; wraps.
         value: u64,
+    }
+}
+
+record! {
+    /// A page. What is its own ends where that of the next begins, so there is one more of these than of pages.
+    Page {
+        /// Index of the first site that starts in the page.
+        first_site: u32,
+        /// Offset of the first byte in [`Section::Code`]. The bytes behind those that are there are zero, and no site
+        /// reaches into them; all of a kernel's are there.
+        at: u32,
     }
 }
 
@@ -339,8 +348,8 @@ record! {
     Site {
         /// Offset in the page (12 bits), [`SiteKind`] (4 bits), index (16 bits).
         head: u32,
-        /// Depends on the kind.
-        arg: i32,
+        /// Low half of the argument, see [`Site::arg`].
+        low: i16,
     }
 }
 
@@ -355,8 +364,7 @@ pub enum SiteKind {
     Rel32,
     /// 8 bytes: expression `index` + `arg`.
     Abs64,
-    /// One of template `index`; `arg` is the target of [`FixKind::SiteRel32`]/[`FixKind::SiteRel8`] as a
-    /// distance from the site's first byte.
+    /// One of template `index`.
     Choice,
     /// Jump label of 2 bytes: `66 90` or `eb arg`.
     Jump2,
@@ -394,11 +402,34 @@ impl SiteKind {
     }
 }
 
+impl SiteKind {
+    /// Length in bytes; 0 where that is its template's or its constant's.
+    #[inline]
+    pub fn width(self) -> usize {
+        match self {
+            Self::Choice | Self::Const => 0,
+            Self::Jump2 | Self::Segment => 2,
+            Self::Abs32 | Self::Rel32 => 4,
+            Self::Jump5 | Self::Ftrace | Self::StaticCall | Self::StaticJump | Self::FtraceCall => 5,
+            Self::Abs64 | Self::Trampoline => 8,
+        }
+    }
+    /// Whether `index` is that of an expression.
+    #[inline]
+    pub fn has_expr(self) -> bool {
+        use SiteKind::*;
+        matches!(self, Abs32 | Rel32 | Abs64 | StaticCall | StaticJump | Trampoline | Segment)
+    }
+}
+
 impl Site {
-    /// Packs a site.
+    /// Packs a site. The argument has 16 bits; that of a [`SiteKind::Jump5`], which has no index, 32.
     pub fn new(offset: u16, kind: SiteKind, index: u16, arg: i32) -> Self {
-        assert!(offset < 4096);
-        Self { head: offset as u32 | (kind as u32) << 12 | (index as u32) << 16, arg }
+        let low = arg as i16;
+        let index = if kind == SiteKind::Jump5 { (arg >> 16) as u16 } else { index };
+        let site = Self { head: offset as u32 | (kind as u32) << 12 | (index as u32) << 16, low };
+        assert!(offset < 4096 && site.arg() == arg, "a site that cannot be stored: {kind:?} at {offset:#x}, {arg}");
+        site
     }
     /// Offset of the first byte in its page.
     #[inline]
@@ -414,6 +445,14 @@ impl Site {
     #[inline]
     pub fn index(&self) -> u16 {
         (self.head >> 16) as u16
+    }
+    /// The site's argument.
+    #[inline]
+    pub fn arg(&self) -> i32 {
+        match self.kind() {
+            Some(SiteKind::Jump5) => (self.index() as i32) << 16 | self.low as u16 as i32,
+            _ => self.low as i32,
+        }
     }
 }
 
@@ -486,10 +525,6 @@ pub mod cond {
 pub enum FixKind {
     /// 4 bytes: global expression + addend - address of the next byte behind the field.
     ExprRel32,
-    /// 4 bytes: the site's `arg` - (position + 4).
-    SiteRel32,
-    /// 1 byte: the site's `arg` - (position + 1).
-    SiteRel8,
     /// 4 bytes, sign-extended: global expression + addend.
     ExprAbs32,
 }
@@ -497,7 +532,7 @@ pub enum FixKind {
 impl FixKind {
     /// Decodes a stored kind.
     pub fn new(raw: u8) -> Option<Self> {
-        [Self::ExprRel32, Self::SiteRel32, Self::SiteRel8, Self::ExprAbs32].get(raw as usize).copied()
+        [Self::ExprRel32, Self::ExprAbs32].get(raw as usize).copied()
     }
 }
 
@@ -563,18 +598,18 @@ record! {
     Symbol {
         /// Offset in the region.
         offset: u32,
-        /// Name, an offset in [`Section::Names`]; the top bit is set if it is a function that may be called.
+        /// Name, an offset in [`Section::Names`], and [`Symbol::FUNCTION`] and [`Symbol::COLD`].
         name: u32,
     }
 }
 
 impl Symbol {
-    /// Bit of `name` that marks a function.
+    /// Bit of `name` that marks a function that may be called.
     pub const FUNCTION: u32 = 1 << 31;
-    /// Offset of the name in [`Section::Names`].
-    pub fn name_offset(&self) -> u32 {
-        self.name & !Self::FUNCTION
-    }
+    /// Bit of `name` that stands for [`Self::COLD_END`] behind it: every tenth symbol ends so, and has a namesake.
+    pub const COLD: u32 = 1 << 30;
+    /// What GCC calls the part of a function that it takes for rarely executed.
+    pub const COLD_END: &str = ".cold";
     /// Whether a static call may target it.
     pub fn is_function(&self) -> bool {
         self.name & Self::FUNCTION != 0

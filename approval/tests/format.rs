@@ -5,9 +5,10 @@ mod synthetic;
 use proptest::prelude::*;
 use secvisor_approval::PAGE;
 use secvisor_approval::build::{self, Builder, FixDef, RegionDef, SiteDef, SymbolDef, TemplateDef, VariantDef, seal};
+use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{self, Error, View};
 use secvisor_approval::wire::*;
-use synthetic::{Spec, VARS};
+use synthetic::{MODULE_END, Spec, VARS};
 
 /// The kernel lies where it was linked.
 const SLIDE: u64 = 0;
@@ -25,6 +26,11 @@ fn section(file: &[u8], section: Section) -> (usize, usize) {
     let at = SECTIONS_OFFSET + 16 * section as usize;
     let word = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
     (word(at), word(at + 8))
+}
+
+/// A region's bytes, zeros included.
+fn whole(pages: &Pages<'_>, region: &Region) -> Vec<u8> {
+    (region.first_page..region.first_page + region.pages).flat_map(|page| pages.whole(page)).collect()
 }
 
 /// The file with bytes of a section changed and the checksum made to fit.
@@ -52,7 +58,7 @@ fn the_synthetic_approval_reads_as_it_was_written() {
         assert_eq!((region.module, region.base, region.pages), (want.module, want.base, want.pages as u32));
         assert_eq!(region.kind, want.kind as u32);
         let range = region.first_page as usize..(region.first_page + region.pages) as usize;
-        assert!(pages[range.clone()].as_flattened() == spec.bytes(i));
+        assert!(whole(&pages, &region) == spec.bytes(i));
         let sites: Vec<(usize, usize)> = range
             .enumerate()
             .flat_map(|(n, page)| view.sites_of(page).map(move |s| (n, s)))
@@ -61,12 +67,18 @@ fn the_synthetic_approval_reads_as_it_was_written() {
         let mut wanted: Vec<_> = want.sites.iter().map(|s| (s.offset as usize, s.kind.len())).collect();
         wanted.sort();
         assert_eq!(sites, wanted);
+        // Zeros at the end of a module's code are left out, but where sites are.
+        let filled = region.pages as usize * PAGE - if region.module == NONE { 0 } else { MODULE_END };
+        let end = sites.last().map_or(filled, |(at, len)| filled.max(at + len));
+        let last = region.pages - 1;
+        assert_eq!(last as usize * PAGE + pages[region.first_page + last].len(), end);
         for function in &want.functions {
             assert!(view.function_at(&region, *function as u32));
             assert!(!view.function_at(&region, *function as u32 + 1));
-            let name = format!("symbol_{i}_{function:x}");
+            let name = synthetic::symbol(i, *function);
             let symbol = view.symbol_at(&region, *function as u32 + 3).unwrap();
-            assert_eq!(view.name(symbol.name_offset()), name);
+            let of_symbol = view.symbol_name(&symbol);
+            assert!(of_symbol.to_string() == name && of_symbol.is(&name) && !of_symbol.is(&name[1..]));
         }
     }
     assert!(!view.function_at(&view.regions.at(0), (synthetic::LABEL - synthetic::IMAGE) as u32));
@@ -146,6 +158,17 @@ fn sections_out_of_place_are_refused() {
 /// Position of a field by the sizes of those before it.
 const fn word(n: usize) -> usize {
     4 * n
+}
+
+#[test]
+fn a_jump_label_may_jump_anywhere() {
+    for arg in [0, 1, -1, 0x7fff, 0x8000, -0x8000, -0x8001, i32::MAX, i32::MIN] {
+        assert_eq!(Site::new(0xfff, SiteKind::Jump5, 0, arg).arg(), arg);
+    }
+    for (kind, arg) in [(SiteKind::Jump2, -128), (SiteKind::Rel32, 0x7fff), (SiteKind::StaticCall, -0x8000)] {
+        let site = Site::new(1, kind, 0xfffe, arg);
+        assert_eq!((site.kind(), site.index(), site.arg()), (Some(kind), 0xfffe, arg));
+    }
 }
 
 /// Every kind of wrong number, and the record it is found in.
@@ -251,8 +274,23 @@ fn impossible_records_are_refused() {
         let got = error(damaged((Fixes, at), &bytes));
         assert!(matches!(got, Some(Error::Record(Templates, 0))), "fix {at}: {got:?}");
     }
-    assert!(matches!(error(damaged((PageSites, 0), &n(1))), Some(Error::Section(_))));
-    assert!(matches!(error(damaged((PageSites, 4), &far)), Some(Error::Record(PageSites, _))));
+    // Both fields of a page, first and last and in between: too few, too many, more than a page, a kernel's not whole.
+    let pages = Spec::new().pages();
+    let field = |page: usize, field: usize| (Pages, page * Page::SIZE + word(field));
+    for (at, bytes) in [(field(0, 0), n(1)), (field(0, 1), n(1)), (field(pages, 0), n(1)), (field(pages, 1), n(1))] {
+        assert_eq!(error(damaged(at, &bytes)), Some(Error::Record(Pages, pages)), "{at:?}");
+    }
+    for (at, bytes) in [
+        (field(1, 0), far.to_vec()),
+        (field(1, 1), far.to_vec()),
+        (field(1, 1), n(0)),
+        (field(1, 1), n(PAGE as u32 - 1)),
+        (field(1, 1), n(PAGE as u32 + 1)),
+        (field(pages - 1, 1), n(0)),
+    ] {
+        let got = error(damaged(at, &bytes));
+        assert!(matches!(got, Some(Error::Record(Pages, _))), "{at:?} {bytes:x?}: {got:?}");
+    }
     let last = section(&file(), Names).1 - 1;
     assert_eq!(error(damaged((Names, last), b"x")), Some(Error::Section(Names as usize)));
 }
@@ -321,7 +359,7 @@ fn random() -> impl Strategy<Value = Random> {
         prop::collection::vec(bytes(9000), 1..4),
         prop::collection::vec((any::<u16>(), bytes(40)), 0..4),
         prop::collection::vec((bytes(5000), prop::collection::vec((0..4096u16, any::<i32>()), 0..20)), 0..5),
-        prop::collection::vec((bytes(MAX_SITE), 1..16u8), 1..6),
+        prop::collection::vec((prop::collection::vec(any::<u8>(), 4..MAX_SITE), 1..16u8), 1..6),
     )
         .prop_map(|(kernel, runs, modules, templates)| Random { kernel, runs, modules, templates })
 }
@@ -352,7 +390,7 @@ fn write(r: &Random) -> (Vec<u8>, Vec<u16>) {
     let mut b = Builder::new();
     r.runs.iter().for_each(|(at, bytes)| b.run(DATA + *at as u64, bytes));
     let templates = r.templates.iter().map(|(bytes, count)| {
-        let fix = FixDef { pos: 0, kind: FixKind::SiteRel8 as u8, expr: 0, addend: -1 };
+        let fix = FixDef { pos: 0, kind: FixKind::ExprAbs32 as u8, expr: b.expr(KERNEL, 5), addend: -1 };
         let one = |i: u8| VariantDef { cond: i as u16, bytes: bytes.clone(), fixes: vec![fix.clone(); i as usize % 3] };
         b.template(&TemplateDef((0..*count).map(one).collect())).unwrap()
     });
@@ -396,7 +434,7 @@ fn read_all(view: &View<'_>) {
     for region in view.regions.iter() {
         for offset in [0, 1, region.pages * PAGE as u32 - 1, u32::MAX] {
             let symbol = view.symbol_at(&region, offset);
-            let _ = (symbol.map(|s| view.name(s.name_offset()).len()), view.function_at(&region, offset));
+            let _ = (symbol.map(|s| view.symbol_name(&s).to_string().len()), view.function_at(&region, offset));
         }
     }
     for page in 0..view.pages() {
@@ -436,8 +474,20 @@ proptest! {
         for (region, bytes) in view.regions.iter().zip(all) {
             let mut want = bytes.clone();
             want.resize(bytes.len().next_multiple_of(PAGE), 0);
-            let got = &pages[region.first_page as usize..(region.first_page + region.pages) as usize];
-            prop_assert!(got.as_flattened() == want);
+            prop_assert!(whole(&pages, &region) == want);
+        }
+        for (region, (_, sites)) in view.regions.iter().filter(|r| r.module != NONE).zip(&random.modules) {
+            let exprs = view.modules.at(region.module as usize).first_expr as usize;
+            for (page, site) in (region.first_page..region.first_page + region.pages)
+                .flat_map(|page| view.sites_of(page as usize).map(move |s| (page - region.first_page, s)))
+            {
+                let site = view.sites.at(site);
+                let offset = page as usize * PAGE + site.offset();
+                // An expression of the argument's own value, whatever of it the site has room for.
+                let sum = view.exprs.at(exprs + site.index() as usize).value.wrapping_add(site.arg() as u64);
+                let written = |s: &(u16, i32)| s.0 as usize == offset && (s.1 as u64).wrapping_mul(2) == sum;
+                prop_assert!(sites.iter().any(written), "{offset:#x}: {sum:#x}");
+            }
         }
         for (index, (bytes, count)) in templates.iter().zip(&random.templates) {
             let t = view.templates.at(*index as usize);
@@ -454,7 +504,7 @@ proptest! {
     #[test]
     fn damage_never_panics(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12)) {
         let mut file = file();
-        let pages = section(&file, Section::Pages).0;
+        let pages = section(&file, Section::Code).0;
         for (at, value) in changes {
             file[at.index(pages)] = value;
         }

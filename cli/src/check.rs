@@ -1,6 +1,7 @@
 //! Checks on a finished approval: it opens, and what it approves is what was linked
 use anyhow::{Context, Result, bail};
-use secvisor_approval::PageBytes;
+use secvisor_approval::PAGE;
+use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{self, Opened, View};
 use secvisor_approval::wire::{FixKind, KERNEL, NONE, Region, Site, SiteKind, Variant};
 
@@ -10,16 +11,16 @@ use crate::bytes::hex;
 /// linked, and moved as far as it can be.
 pub fn check(file: &mut [u8]) -> Result<()> {
     let (_, view, pages) = view::open(file)?;
-    sites_fit(&view, pages)?;
+    sites_fit(&view, &pages)?;
     let mut copy = file.to_vec();
     let mut moved = Opened::new(&mut copy)?;
     let room = moved.room();
     moved.slide(room);
     let (_, view, pages) = moved.parts();
-    sites_fit(&view, pages).with_context(|| format!("moved by {room:#x}"))
+    sites_fit(&view, &pages).with_context(|| format!("moved by {room:#x}"))
 }
 
-fn sites_fit(view: &View<'_>, pages: &[PageBytes]) -> Result<()> {
+fn sites_fit(view: &View<'_>, pages: &Pages<'_>) -> Result<()> {
     for region in view.regions.iter().filter(|r| r.module == NONE) {
         for (address, site) in sites(view, &region) {
             let len = view.site_len(&site);
@@ -58,9 +59,9 @@ pub fn sites<'a>(view: &'a View<'_>, region: &Region) -> impl Iterator<Item = (u
 }
 
 /// Bytes of a region, which may straddle pages.
-pub fn bytes(pages: &[PageBytes], region: &Region, offset: u64, len: usize) -> Vec<u8> {
-    let at = region.first_page as usize * 4096 + offset as usize;
-    pages.as_flattened()[at..at + len].to_vec()
+pub fn bytes(pages: &Pages<'_>, region: &Region, offset: u64, len: usize) -> Vec<u8> {
+    let byte = |at: usize| pages[region.first_page + (at / PAGE) as u32].get(at % PAGE).copied().unwrap_or(0);
+    (offset as usize..offset as usize + len).map(byte).collect()
 }
 
 /// A variant as it is at an absolute address; `None` if it depends on where a module is placed.
@@ -69,7 +70,6 @@ pub fn placed(view: &View<'_>, address: u64, site: &Site, variant: &Variant) -> 
     for fix in view.fixes.range(variant.first_fix as usize, variant.fixes as usize) {
         let pos = fix.pos as usize;
         let next = |len: u64| address + pos as u64 + len;
-        let here = address.wrapping_add_signed(site.arg as i64);
         let expr = || {
             let e = view.exprs.at(fix.expr as usize);
             matches!(e.var, NONE | KERNEL).then(|| e.value.wrapping_add_signed(fix.addend as i64))
@@ -77,8 +77,6 @@ pub fn placed(view: &View<'_>, address: u64, site: &Site, variant: &Variant) -> 
         match FixKind::new(fix.kind)? {
             FixKind::ExprRel32 => out[pos..pos + 4].copy_from_slice(&low32(expr()?.wrapping_sub(next(4)))),
             FixKind::ExprAbs32 => out[pos..pos + 4].copy_from_slice(&low32(expr()?)),
-            FixKind::SiteRel32 => out[pos..pos + 4].copy_from_slice(&low32(here.wrapping_sub(next(4)))),
-            FixKind::SiteRel8 => out[pos] = here.wrapping_sub(next(1)) as u8,
         }
     }
     Some(out)
@@ -91,15 +89,15 @@ fn low32(value: u64) -> [u8; 4] {
 /// The forms a kernel site may have at link time.
 fn linked(view: &View<'_>, address: u64, site: &Site) -> Result<Vec<Vec<u8>>> {
     let rel = |opcode: u8, target: u64| [&[opcode][..], &low32(target.wrapping_sub(address + 5))].concat();
-    let target = || view.exprs.at(site.index() as usize).value.wrapping_add_signed(site.arg as i64);
+    let target = || view.exprs.at(site.index() as usize).value.wrapping_add_signed(site.arg() as i64);
     Ok(match site.kind().context("unknown kind")? {
         SiteKind::Choice => {
             let template = view.templates.at(site.index() as usize);
             let first = view.variants.at(template.first_variant as usize);
             vec![placed(view, address, site, &first).context("kernel site depends on a module")?]
         }
-        SiteKind::Jump2 => vec![vec![0x66, 0x90], vec![0xeb, site.arg as u8]],
-        SiteKind::Jump5 => vec![crate::nops::NOP5.to_vec(), [&[0xe9][..], &site.arg.to_le_bytes()].concat()],
+        SiteKind::Jump2 => vec![vec![0x66, 0x90], vec![0xeb, site.arg() as u8]],
+        SiteKind::Jump5 => vec![crate::nops::NOP5.to_vec(), [&[0xe9][..], &site.arg().to_le_bytes()].concat()],
         SiteKind::Ftrace => vec![rel(0xe8, view.info.fentry)],
         SiteKind::StaticCall => vec![rel(0xe8, target())],
         SiteKind::StaticJump => vec![rel(0xe9, target())],

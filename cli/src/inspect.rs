@@ -3,11 +3,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail};
+use secvisor_approval::PAGE;
+use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{Launch, View};
-use secvisor_approval::wire::{
-    FixKind, KERNEL, NONE, Region, RegionKind, Site, SiteKind, Symbol, VarClass, Variant, cond,
-};
-use secvisor_approval::{PAGE, PageBytes};
+use secvisor_approval::wire::{KERNEL, NONE, Region, RegionKind, Site, SiteKind, Symbol, VarClass, Variant, cond};
 use serde::Serialize;
 
 use crate::bytes::hex;
@@ -21,7 +20,7 @@ pub struct Approval<'a> {
     /// Everything else.
     pub view: View<'a>,
     /// The pages.
-    pub pages: &'a [PageBytes],
+    pub pages: Pages<'a>,
 }
 
 /// The whole approval in figures.
@@ -255,7 +254,7 @@ impl Approval<'_> {
         for region in v.regions.iter() {
             let base = if region.module == NONE { region.base } else { 0 };
             let all: Vec<Symbol> = v.symbols.range(region.first_symbol as usize, region.symbols as usize).collect();
-            for symbol in all.iter().filter(|s| v.name(s.name_offset()) == name) {
+            for symbol in all.iter().filter(|s| v.symbol_name(s).is(name)) {
                 let next = all.iter().map(|s| s.offset).find(|o| *o > symbol.offset);
                 let end = next.unwrap_or(region.pages * PAGE as u32);
                 let kind = if symbol.is_function() { "function" } else { "label" };
@@ -294,8 +293,8 @@ impl Approval<'_> {
         let base = if region.module == NONE { region.base } else { 0 };
         let offset = address.wrapping_sub(base) as u32;
         match self.view.symbol_at(region, offset) {
-            Some(s) if s.offset == offset => self.view.name(s.name_offset()).to_owned(),
-            Some(s) => format!("{}+{:#x}", self.view.name(s.name_offset()), offset - s.offset),
+            Some(s) if s.offset == offset => self.view.symbol_name(&s).to_string(),
+            Some(s) => format!("{}+{:#x}", self.view.symbol_name(&s), offset - s.offset),
             None => String::new(),
         }
     }
@@ -338,9 +337,9 @@ impl Approval<'_> {
             NONE => 0,
             m => self.view.modules.at(m as usize).first_expr as usize,
         };
-        let target = || self.expr(first_expr + site.index() as usize, site.arg);
+        let target = || self.expr(first_expr + site.index() as usize, site.arg());
         // Counted from the byte behind the field, which is mostly the instruction's last.
-        let ahead = || self.expr(first_expr + site.index() as usize, site.arg.wrapping_add(4));
+        let ahead = || self.expr(first_expr + site.index() as usize, site.arg().wrapping_add(4));
         let value = |condition: &str, bytes: &str, target: String| Value {
             condition: condition.to_owned(),
             bytes: bytes.to_owned(),
@@ -348,7 +347,7 @@ impl Approval<'_> {
         };
         let any = |what: &str| value("later", what, String::new());
         let jump = |nop: &str, opcode: &str, len: u64| {
-            let to = address.wrapping_add(len).wrapping_add_signed(site.arg as i64);
+            let to = address.wrapping_add(len).wrapping_add_signed(site.arg() as i64);
             vec![value("off", nop, String::new()), value("on", opcode, self.symbol_of(region, to))]
         };
         let values = match site.kind() {
@@ -385,7 +384,7 @@ impl Approval<'_> {
             address: format!("{address:x}"),
             symbol: self.symbol_of(region, address),
             kind: self.kind(site),
-            approved: hex(&bytes(self.pages, region, offset, self.view.site_len(site))),
+            approved: hex(&bytes(&self.pages, region, offset, self.view.site_len(site))),
             values,
         }
     }
@@ -403,19 +402,13 @@ impl Approval<'_> {
                     .map(|b| format!("{b:02x}"))
                     .collect();
                 for f in fixes {
-                    let width = if f.kind == FixKind::SiteRel8 as u8 { 1 } else { 4 };
-                    text[f.pos as usize..f.pos as usize + width].fill("..".to_owned());
+                    text[f.pos as usize..f.pos as usize + 4].fill("..".to_owned());
                 }
                 text.join(" ")
             }
         };
         let fixes = self.view.fixes.range(variant.first_fix as usize, variant.fixes as usize);
-        let targets: Vec<String> = fixes
-            .map(|f| match FixKind::new(f.kind) {
-                Some(FixKind::ExprRel32 | FixKind::ExprAbs32) => self.expr(f.expr as usize, f.addend),
-                _ => self.symbol_of(region, address.wrapping_add_signed(site.arg as i64)),
-            })
-            .collect();
+        let targets: Vec<String> = fixes.map(|f| self.expr(f.expr as usize, f.addend)).collect();
         Value { condition: condition(variant.cond), bytes, target: targets.join(", ") }
     }
 }

@@ -59,7 +59,7 @@ fn what_a_guest_holds_is_approved() {
         let at = (view.info.image_phys + region.base - view.info.image_va) as usize;
         let len = region.pages as usize * 4096;
         let held = &memory[at..at + len];
-        let mut rest = pages.as_flattened()[region.first_page as usize * 4096..][..len].to_vec();
+        let mut rest = secvisor::check::bytes(&pages, &region, 0, len);
         for (address, site) in sites(&view, &region) {
             let offset = (address - region.base) as usize;
             let range = offset..offset + view.site_len(&site);
@@ -129,8 +129,8 @@ fn plausible(view: &View<'_>, address: u64, site: &Site, bytes: &[u8]) -> bool {
     let target = || address.wrapping_add(5).wrapping_add_signed(rel(bytes) as i64);
     let nop5 = [0x0f, 0x1f, 0x44, 0, 0];
     match site.kind().unwrap() {
-        SiteKind::Jump2 => bytes == [0x66, 0x90] || bytes == [0xeb, site.arg as u8],
-        SiteKind::Jump5 => bytes == nop5 || bytes[0] == 0xe9 && rel(bytes) == site.arg,
+        SiteKind::Jump2 => bytes == [0x66, 0x90] || bytes == [0xeb, site.arg() as u8],
+        SiteKind::Jump5 => bytes == nop5 || bytes[0] == 0xe9 && rel(bytes) == site.arg(),
         SiteKind::Ftrace => bytes == nop5,
         SiteKind::StaticCall => {
             bytes == nop5 || bytes == [0x2e, 0x2e, 0x2e, 0x31, 0xc0] || bytes[0] == 0xe8 && function_at(view, target())

@@ -81,7 +81,7 @@ fn show(file: &mut [u8]) {
         let base = if region.module == NONE { region.base } else { 0 };
         let _ = approval.page(None, base).map(|p| p.to_string());
         if let Some(symbol) = approval.view.symbol_at(&region, 0) {
-            let name = approval.view.name(symbol.name_offset()).to_owned();
+            let name = approval.view.symbol_name(&symbol).to_string();
             let _ = approval.symbol(&name).map(|found| found.len());
         }
     }

@@ -1,5 +1,5 @@
 //! Nested paging behind the rules' one interface
-use secvisor_approval::PageBytes;
+use secvisor_approval::{PAGE, PageBytes};
 use secvisor_rules::{Access, Frame, Machine as Hardware, OutOfTables};
 
 use crate::machine::Machine;
@@ -39,9 +39,13 @@ impl Hardware for Nested<'_> {
         unsafe { physical::read(frame.address() + offset as u64, bytes) };
     }
 
-    fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
+    fn restore(&mut self, frame: Frame, bytes: &[u8]) {
+        let rest = PAGE.checked_sub(bytes.len()).expect("a page at most");
         // SAFETY: as in `page`; frozen frames are nobody's to read but ours and the guest's.
-        unsafe { physical::write(frame.address(), bytes) };
+        unsafe {
+            physical::write(frame.address(), bytes);
+            physical::zero(frame.address() + bytes.len() as u64, rest as u64);
+        }
     }
 
     /// First what is taken away, on every CPU, then what is given. No IOMMU yet: devices are not kept out.

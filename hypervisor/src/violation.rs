@@ -1,6 +1,7 @@
 //! Violations: one line each, bounded
 use core::fmt;
 
+use secvisor_approval::view::SymbolName;
 use secvisor_approval::wire::{NONE, Region, RegionKind};
 use secvisor_rules::{Rules, Violation};
 
@@ -60,7 +61,7 @@ impl Vcpu {
             Some((page, offset)) => page_name(rules, page, offset),
             None => address_name(rules, rip),
         };
-        let (module, symbol, offset) = at.unwrap_or(("-", "-", 0));
+        let (module, symbol, offset) = at.unwrap_or(("-", SymbolName::NONE, 0));
         report!(
             "violation rule={} cpu={} rip={rip:#x} gpa={:#x} symbol={symbol}+{offset:#x} module={module}{detail} n={}",
             violation.rule.name(),
@@ -72,7 +73,7 @@ impl Vcpu {
 }
 
 /// Module, symbol, offset from the symbol.
-type Name<'a> = (&'a str, &'a str, u32);
+type Name<'a> = (&'a str, SymbolName<'a>, u32);
 
 fn page_name<'a>(rules: &'a Rules<'_>, page: u32, offset: u16) -> Option<Name<'a>> {
     let view = rules.view();
@@ -96,5 +97,7 @@ fn name<'a>(rules: &'a Rules<'_>, region: &Region, offset: u32) -> Option<Name<'
         module => view.name(view.modules.at(module as usize).name),
     };
     let symbol = view.symbol_at(region, offset);
-    Some((module, symbol.map_or("-", |s| view.name(s.name_offset())), symbol.map_or(offset, |s| offset - s.offset)))
+    let known = symbol.map(|s| (view.symbol_name(&s), offset - s.offset));
+    let (symbol, offset) = known.unwrap_or((SymbolName::NONE, offset));
+    Some((module, symbol, offset))
 }

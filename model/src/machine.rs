@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use secvisor_approval::PageBytes;
+use secvisor_approval::pages::Pages;
 use secvisor_rules::{Event, Frame, FrameTable, Memory, NO_FRAME, Rules, Verdict, check};
 
 use crate::bytes::{Choice, PAGES, VARS};
@@ -29,8 +29,8 @@ pub struct Machine<'w> {
     pub world: &'w World,
     pub options: Options,
     rests: Arc<Rests>,
-    pages: Vec<PageBytes>,
-    /// What `pages` hold.
+    code: Vec<u8>,
+    /// What the pages hold.
     loaded: Vec<Id>,
     /// How events ended that came before.
     known: HashMap<(Key, u8), Arc<[End]>>,
@@ -97,8 +97,8 @@ impl<'w> Machine<'w> {
     /// A machine for this thread.
     pub fn new(world: &'w World, rests: Arc<Rests>, options: Options) -> Self {
         let loaded: Vec<Id> = (0..world.pages.len()).map(|p| world.reference(p)).collect();
-        let pages = loaded.iter().map(|id| *world.bytes(*id)).collect();
-        let this = Self { world, options, rests, pages, loaded, known: HashMap::new() };
+        let code = loaded.iter().flat_map(|id| *world.bytes(*id)).collect();
+        let this = Self { world, options, rests, code, loaded, known: HashMap::new() };
         this.leave_out();
         this
     }
@@ -128,7 +128,7 @@ impl<'w> Machine<'w> {
         }
         let memory = Memory {
             view: world.view,
-            pages: &mut self.pages,
+            pages: Pages::new(&world.view, &mut self.code),
             frames,
             places: &mut places[..world.pages.len()],
             vars: &mut vars[..world.view.vars.len()],
@@ -207,9 +207,10 @@ impl<'w> Machine<'w> {
     fn decide(&mut self, state: &State, open: u8, event: Event, chooser: &Chooser) -> End {
         let (world, count) = (self.world, self.world.pages.len());
         let mut remembered = state.rules;
+        let mut pages = Pages::new(&world.view, &mut self.code);
         for (page, id) in remembered.pages[..count].iter().enumerate() {
             if self.loaded[page] != *id {
-                self.pages[page] = *world.bytes(*id);
+                pages.keep(page as u32, world.bytes(*id));
                 self.loaded[page] = *id;
             }
         }
@@ -217,7 +218,7 @@ impl<'w> Machine<'w> {
         let mut ram = Ram::new(world, self.options, chooser, state, open, event);
         let memory = Memory {
             view: world.view,
-            pages: &mut self.pages,
+            pages: Pages::new(&world.view, &mut self.code),
             frames: FrameTable::resume(&mut remembered.frames),
             places: &mut places[..count],
             vars: &mut remembered.vars[..world.view.vars.len()],
@@ -231,10 +232,11 @@ impl<'w> Machine<'w> {
         };
         remembered.rest = self.rests.number(rules.rest());
         remembered.places = places.map(small);
+        let pages = Pages::new(&world.view, &mut self.code);
         // A write verifies nothing.
         for page in (0..count).filter(|_| !matches!(event, Event::Write { .. })) {
-            if self.pages[page] != *world.bytes(self.loaded[page]) {
-                self.loaded[page] = world.id(&self.pages[page]);
+            if pages[page as u32] != world.bytes(self.loaded[page])[..] {
+                self.loaded[page] = world.id(&pages.whole(page as u32));
             }
         }
         remembered.pages[..count].copy_from_slice(&self.loaded);

@@ -172,9 +172,10 @@ impl World {
         for content in contents {
             world.add(content, content.bytes());
         }
-        for (page, bytes) in world.pages.clone().into_iter().zip(pages) {
-            let id = world.known.get(bytes).copied();
-            let id = id.unwrap_or_else(|| world.add(Content::of(page), *bytes));
+        for (page, number) in world.pages.clone().into_iter().zip(0..) {
+            let bytes = pages.whole(number);
+            let id = world.known.get(&bytes).copied();
+            let id = id.unwrap_or_else(|| world.add(Content::of(page), bytes));
             world.reference.push(id);
         }
         world.options = std::array::from_fn(|frame| world.options_of(frame));

@@ -58,7 +58,7 @@ impl Rules<'_> {
         let place = Place { circumstances, ..self.kernel_place(page) };
         match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
             Ok(Match { proof, unfinished: None }) => {
-                self.pages[page as usize].copy_from_slice(machine.page(frame));
+                self.pages.keep(page, machine.page(frame));
                 self.approve(machine, frame, page, proof)
             }
             Ok(Match { proof, unfinished: Some(site) }) => {
@@ -103,7 +103,7 @@ impl Rules<'_> {
 
     /// Puts the bytes last verified back into a tampered frame and approves it.
     pub(crate) fn put_back(&mut self, machine: &mut impl Machine, frame: Frame, place: &Place, at: u16) -> Verdict {
-        machine.restore(frame, &self.pages[place.page as usize]);
+        machine.restore(frame, &self.pages[place.page]);
         let violation = Violation { rule: Rule::Tampered, frame, nearest: Some((place.page, at)) };
         let place = &Place { circumstances: Circumstances::default(), ..*place };
         match self.compare(machine, frame, place, &mut Bindings::new(0..0)) {

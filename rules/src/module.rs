@@ -163,7 +163,7 @@ impl Rules<'_> {
     /// A cheap first look: the bytes before the page's first site.
     pub(crate) fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let bytes = machine.page(frame);
-        let reference = &self.pages[page as usize];
+        let reference = &self.pages[page];
         let mut at = 0;
         // The first site may be the tail of one in the page before; skip what that could cover.
         let sites = self.view.sites_of(page as usize);
@@ -218,7 +218,7 @@ impl Rules<'_> {
                 Err(Mismatch(at)) => return self.refuse(Rule::UnapprovedCode, frame, Some((place.page, at))),
             }
         }
-        self.pages[place.page as usize].copy_from_slice(machine.page(frame));
+        self.pages.keep(place.page, machine.page(frame));
         self.learn(place, &Bindings::new(0..0));
         self.approve(machine, frame, place.page, found.proof)
     }
@@ -308,7 +308,7 @@ impl Rules<'_> {
         Mismatch(at): Mismatch,
     ) -> Verdict {
         let nearest = Some((place.page, at));
-        let last = &self.pages[place.page as usize];
+        let last = &self.pages[place.page];
         // Zeros do not count: a page that is mostly padding would look like any empty frame.
         let similar = || {
             let pairs = machine.page(frame).iter().zip(last);
@@ -343,7 +343,7 @@ impl Rules<'_> {
         let pages = modules.flat_map(|r| r.first_page..r.first_page + r.pages);
         let mut best = (PAGE * 3 / 4, None);
         for page in pages {
-            let reference = &self.pages[page as usize];
+            let reference = &self.pages[page];
             let total = reference.iter().filter(|b| **b != 0).count().max(1);
             let same = bytes.iter().zip(reference).filter(|(a, b)| a == b && **b != 0).count();
             if same * PAGE / total > best.0 {

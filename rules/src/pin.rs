@@ -39,7 +39,7 @@ impl Rules<'_> {
         let place = self.kernel_place(page);
         match self.compare(machine, frame, &place, &mut Bindings::new(0..0)) {
             Ok(found) => {
-                self.pages[page as usize].copy_from_slice(machine.page(frame));
+                self.pages.keep(page, machine.page(frame));
                 let _resume_or_out_of_tables = self.approve(machine, frame, page, found.proof);
             }
             Err(_) => machine.set_access(frame, Access::Data).expect("a frame that was set apart stays so"),
@@ -57,7 +57,7 @@ impl Rules<'_> {
             if offset + len > PAGE {
                 continue;
             }
-            let bytes = &self.pages[place.page as usize][offset..offset + len];
+            let bytes = &self.pages[place.page][offset..offset + len];
             let seen = Seen { bytes, low: 0, high: len };
             let context = Context { phase: Phase::Loaded, ..self.context(place) };
             let mut conds = [0u16; MAX_VARIANTS];

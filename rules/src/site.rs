@@ -159,11 +159,11 @@ impl<'a> Context<'_, 'a> {
             SiteKind::Choice => self.choice(site, va, seen, binds),
             SiteKind::Const => self.constant(site, seen),
             SiteKind::Jump2 => {
-                let jump = [0xeb, site.arg as u8];
+                let jump = [0xeb, site.arg() as u8];
                 seen.is(&NOP2) || seen.is(&jump) || seen.pokes(&NOP2, &jump)
             }
             SiteKind::Jump5 => {
-                let jump = branch(0xe9, 0, (site.arg as u64).wrapping_add(5));
+                let jump = branch(0xe9, 0, (site.arg() as u64).wrapping_add(5));
                 seen.is(&NOP5) || seen.is(&jump) || seen.pokes(&NOP5, &jump)
             }
             SiteKind::Ftrace => self.ftrace(va, seen),
@@ -178,7 +178,7 @@ impl<'a> Context<'_, 'a> {
             }
             SiteKind::Trampoline => self.trampoline(site, va, seen, binds),
             SiteKind::Segment => self.value(&self.expr(site), binds).is_some_and(|value| {
-                let segment = value.wrapping_add(site.arg as u64) >> 4;
+                let segment = value.wrapping_add(site.arg() as u64) >> 4;
                 seen.is(&segment.to_le_bytes()[..2])
             }),
         }
@@ -198,7 +198,7 @@ impl<'a> Context<'_, 'a> {
     /// A relocated field: recomputed, or solved for its variable if that is not bound yet.
     fn address(&self, site: &Site, place: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
         let expr = self.expr(site);
-        let constant = (site.arg as u64).wrapping_sub(place);
+        let constant = (site.arg() as u64).wrapping_sub(place);
         match self.value(&expr, binds) {
             Some(value) => {
                 let bytes = value.wrapping_add(constant).to_le_bytes();
@@ -215,7 +215,7 @@ impl<'a> Context<'_, 'a> {
     }
 
     /// Whether a choice site at `va` holds this variant.
-    fn holds(&self, site: &Site, v: &Variant, va: u64, seen: &Seen<'_>, binds: &Bindings) -> bool {
+    fn holds(&self, v: &Variant, va: u64, seen: &Seen<'_>, binds: &Bindings) -> bool {
         let plain = self.view.variant_bytes(v, seen.bytes.len());
         if v.fixes == 0 {
             return seen.is(plain);
@@ -223,26 +223,20 @@ impl<'a> Context<'_, 'a> {
         let mut fixed = [0; MAX_SITE];
         let fixed = &mut fixed[..plain.len()];
         fixed.copy_from_slice(plain);
-        self.fix(site, v, va, binds, fixed).is_some() && seen.is(fixed)
+        self.fix(v, va, binds, fixed).is_some() && seen.is(fixed)
     }
 
     /// Writes the fields of a variant that depend on where the site is; `None` if one depends on a variable that is
     /// not bound.
-    fn fix(&self, site: &Site, v: &Variant, va: u64, binds: &Bindings, out: &mut [u8]) -> Option<()> {
+    fn fix(&self, v: &Variant, va: u64, binds: &Bindings, out: &mut [u8]) -> Option<()> {
         for fix in self.view.fixes.range(v.first_fix as usize, v.fixes as usize) {
             let at = fix.pos as usize;
-            let target = |bias: u64| {
-                let value = self.value(&self.view.exprs.at(fix.expr as usize), binds)?;
-                Some(value.wrapping_add(fix.addend as u64).wrapping_sub(bias) as u32)
+            let value = self.value(&self.view.exprs.at(fix.expr as usize), binds)?.wrapping_add(fix.addend as u64);
+            let field = match FixKind::new(fix.kind)? {
+                FixKind::ExprRel32 => value.wrapping_sub(va + at as u64 + 4),
+                FixKind::ExprAbs32 => value,
             };
-            match FixKind::new(fix.kind)? {
-                FixKind::ExprRel32 => out[at..at + 4].copy_from_slice(&target(va + at as u64 + 4)?.to_le_bytes()),
-                FixKind::ExprAbs32 => out[at..at + 4].copy_from_slice(&target(0)?.to_le_bytes()),
-                FixKind::SiteRel32 => {
-                    out[at..at + 4].copy_from_slice(&site.arg.wrapping_sub(at as i32 + 4).to_le_bytes())
-                }
-                FixKind::SiteRel8 => out[at] = site.arg.wrapping_sub(at as i32 + 1) as u8,
-            }
+            out[at..at + 4].copy_from_slice(&(field as u32).to_le_bytes());
         }
         Some(())
     }
@@ -257,7 +251,7 @@ impl<'a> Context<'_, 'a> {
         let template = self.view.templates.at(site.index() as usize);
         let variants = self.view.variants.range(template.first_variant as usize, template.variants as usize);
         variants.enumerate().any(|(i, v)| {
-            self.holds(site, &v, va, seen, binds)
+            self.holds(&v, va, seen, binds)
                 && (self.phase == Phase::Boot
                     || !made(Check::Chosen)
                     || self.choices.possible(self.conditions(template, i)))
@@ -278,9 +272,9 @@ impl<'a> Context<'_, 'a> {
             return None;
         }
         let variants = self.view.variants.range(template.first_variant as usize, template.variants as usize);
-        let mut fitting = variants.enumerate().filter(|(i, v)| {
-            self.holds(site, v, va, seen, binds) && self.choices.possible(self.conditions(template, *i))
-        });
+        let mut fitting = variants
+            .enumerate()
+            .filter(|(i, v)| self.holds(v, va, seen, binds) && self.choices.possible(self.conditions(template, *i)));
         let (index, _) = fitting.next()?;
         let only = fitting.next().is_none();
         only.then(|| self.conditions(template, index))
@@ -313,10 +307,10 @@ impl<'a> Context<'_, 'a> {
     fn link_form(&self, opcode: u8, site: &Site, va: u64, seen: &Seen<'_>, binds: &mut Bindings) -> bool {
         let expr = self.expr(site);
         match self.value(&expr, binds) {
-            Some(value) => seen.is(&branch(opcode, va, value.wrapping_add(site.arg as u64))),
+            Some(value) => seen.is(&branch(opcode, va, value.wrapping_add(site.arg() as u64))),
             None if seen.whole() && seen.bytes[0] == opcode => {
                 let target = field(&seen.bytes[1..5]).wrapping_add(va + 5);
-                binds.bind(self.view, expr.var, target.wrapping_sub(expr.value).wrapping_sub(site.arg as u64))
+                binds.bind(self.view, expr.var, target.wrapping_sub(expr.value).wrapping_sub(site.arg() as u64))
             }
             None => false,
         }

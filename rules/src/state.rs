@@ -1,9 +1,10 @@
 //! All that the rules remember, owned in one place
 use core::ops::Range;
 
+use secvisor_approval::PAGE;
+use secvisor_approval::pages::Pages;
 use secvisor_approval::view::View;
 use secvisor_approval::wire::{Info, RegionKind};
-use secvisor_approval::{PAGE, PageBytes};
 
 use crate::choice::Choices;
 use crate::{Frame, FrameTable};
@@ -30,7 +31,7 @@ pub struct Memory<'a> {
     /// The approval.
     pub view: View<'a>,
     /// Its pages; each is replaced by the bytes last verified.
-    pub pages: &'a mut [PageBytes],
+    pub pages: Pages<'a>,
     /// State of every frame.
     pub frames: FrameTable<'a>,
     /// One entry per page of the approval: where it was last approved.
@@ -45,7 +46,7 @@ pub const NO_FRAME: u32 = u32::MAX;
 /// The rules and all their state.
 pub struct Rules<'a> {
     pub(crate) view: View<'a>,
-    pub(crate) pages: &'a mut [PageBytes],
+    pub(crate) pages: Pages<'a>,
     pub(crate) frames: FrameTable<'a>,
     pub(crate) places: &'a mut [u32],
     pub(crate) vars: &'a mut [u64],

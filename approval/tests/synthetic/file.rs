@@ -5,7 +5,7 @@ use secvisor_approval::wire::{FixKind, Info, KERNEL, NONE, RelocKind, SiteKind, 
 
 use super::{
     A_TEXT, ALPHA, B_TEXT, C_TEXT, CALL_FORM, FENTRY, FTRACE_CALLER, FTRACE_REGS_CALLER, Field, Form, IMAGE, Kind,
-    LABEL, LINK, MODULES, NOP5, O_TEXT, POINTER, R_TEXT, SPAN, SiteSpec, Spec, T_TEXT, TEXT, To, filler,
+    LABEL, LINK, MODULE_END, MODULES, NOP5, O_TEXT, POINTER, R_TEXT, SPAN, SiteSpec, Spec, T_TEXT, TEXT, To, filler,
 };
 use crate::SLIDE;
 
@@ -24,7 +24,7 @@ impl Spec {
     pub fn relocs(&self, region: usize) -> Vec<(u64, RelocKind)> {
         let plain = self.fields.iter().filter(|f| f.region == region).map(|f| (f.offset, f.kind));
         let of_site = |s: &SiteSpec| {
-            let Kind::Choice(forms, _) = &s.kind else { return Vec::new() };
+            let Kind::Choice(forms) = &s.kind else { return Vec::new() };
             let moves = |field: &Field| match *field {
                 Field::Abs32(pos, To::Kernel(_)) => Some((s.offset + pos as u64, RelocKind::Abs32)),
                 Field::Rel32(pos, To::Const(_)) => Some((s.offset + pos as u64, RelocKind::Inverse32)),
@@ -39,11 +39,15 @@ impl Spec {
     pub fn bytes(&self, region: usize) -> Vec<u8> {
         let r = &self.regions[region];
         let mut bytes: Vec<u8> = (0..r.pages * PAGE).map(|i| filler(region, i)).collect();
+        if r.module != NONE {
+            let end = bytes.len() - MODULE_END;
+            bytes[end..].fill(0);
+        }
         for s in &r.sites {
             let linked = match r.module {
                 NONE => self.linked(s, r.base + s.offset, &[]),
                 _ => match &s.kind {
-                    Kind::Choice(forms, _) => forms[0].bytes.clone(),
+                    Kind::Choice(forms) => forms[0].bytes.clone(),
                     Kind::Jump2(_) => vec![0x66, 0x90],
                     Kind::Jump5(_) | Kind::Ftrace => NOP5.to_vec(),
                     kind => vec![0; kind.len()],
@@ -139,11 +143,8 @@ impl Spec {
     fn region(&self, b: &mut Builder, region: usize) -> RegionDef {
         let r = &self.regions[region];
         let sites = r.sites.iter().map(|s| define(b, s)).collect();
-        let symbol = |offset: u64, function| SymbolDef {
-            offset: offset as u32,
-            name: format!("symbol_{region}_{offset:x}"),
-            function,
-        };
+        let symbol =
+            |offset: u64, function| SymbolDef { offset: offset as u32, name: super::symbol(region, offset), function };
         let mut symbols: Vec<_> = r.functions.iter().map(|f| symbol(*f, true)).collect();
         if region == TEXT {
             symbols.push(symbol(LABEL - IMAGE, false));
@@ -167,24 +168,26 @@ fn expr(to: To) -> (u32, u64) {
 /// The site as the builder takes it.
 fn define(b: &mut Builder, s: &SiteSpec) -> SiteDef {
     let def = |kind, index, arg| SiteDef { offset: s.offset, kind, index, arg };
-    let mut local = |to: To| {
+    let mut at = |to: To, before: i32| {
         let (var, value) = expr(to);
-        b.local_expr(var, value).unwrap()
+        b.local_expr(var, value.wrapping_sub(before as u64)).unwrap()
     };
+    /// More than a site has room for.
+    const FAR: i32 = 0x7654_bcde;
     match &s.kind {
-        Kind::Abs32(to) => def(SiteKind::Abs32, local(*to), 0),
-        Kind::Rel32(to) => def(SiteKind::Rel32, local(*to), -4),
-        Kind::Abs64(to) => def(SiteKind::Abs64, local(*to), 0),
-        Kind::StaticCall(to) => def(SiteKind::StaticCall, local(*to), 0),
-        Kind::StaticJump(to) => def(SiteKind::StaticJump, local(*to), 0),
-        Kind::Trampoline(to) => def(SiteKind::Trampoline, local(*to), 0),
-        Kind::Choice(forms, own) => def(SiteKind::Choice, template(b, forms), *own),
+        Kind::Abs32(to) => def(SiteKind::Abs32, at(*to, 0), 0),
+        Kind::Rel32(to) => def(SiteKind::Rel32, at(*to, 0), -4),
+        Kind::Abs64(to) => def(SiteKind::Abs64, at(*to, FAR), FAR),
+        Kind::StaticCall(to) => def(SiteKind::StaticCall, at(*to, 0), 0),
+        Kind::StaticJump(to) => def(SiteKind::StaticJump, at(*to, 0), 0),
+        Kind::Trampoline(to) => def(SiteKind::Trampoline, at(*to, 0), 0),
+        Kind::Choice(forms) => def(SiteKind::Choice, template(b, forms), 0),
         Kind::Jump2(to) => def(SiteKind::Jump2, 0, *to as i32),
         Kind::Jump5(to) => def(SiteKind::Jump5, 0, *to),
         Kind::Ftrace => def(SiteKind::Ftrace, 0, 0),
         Kind::FtraceCall => def(SiteKind::FtraceCall, 0, 0),
         Kind::Const(class, link) => def(SiteKind::Const, b.constant(*class, "constant", *link), 0),
-        Kind::Segment(to) => def(SiteKind::Segment, local(*to), 0),
+        Kind::Segment(to) => def(SiteKind::Segment, at(*to, 0), 0),
     }
 }
 
@@ -192,16 +195,11 @@ fn template(b: &mut Builder, forms: &[Form]) -> u16 {
     let mut variant = |f: &Form| {
         let mut fix = |field: &Field| {
             let (pos, kind, to) = match *field {
-                Field::Rel32(pos, to) => (pos, FixKind::ExprRel32, Some(to)),
-                Field::Abs32(pos, to) => (pos, FixKind::ExprAbs32, Some(to)),
-                Field::Site32(pos) => (pos, FixKind::SiteRel32, None),
-                Field::Site8(pos) => (pos, FixKind::SiteRel8, None),
+                Field::Rel32(pos, to) => (pos, FixKind::ExprRel32, to),
+                Field::Abs32(pos, to) => (pos, FixKind::ExprAbs32, to),
             };
-            let expr = to.map_or(0, |to| {
-                let (var, value) = expr(to);
-                b.expr(var, value)
-            });
-            FixDef { pos, kind: kind as u8, expr, addend: 0 }
+            let (var, value) = expr(to);
+            FixDef { pos, kind: kind as u8, expr: b.expr(var, value), addend: 0 }
         };
         VariantDef { cond: f.cond, bytes: f.bytes.clone(), fixes: f.fields.iter().map(&mut fix).collect() }
     };

@@ -86,7 +86,7 @@ pub fn returns() -> Kind {
     let thunk = |cond, to| branch_form(cond, &[0xe9, 0, 0, 0, 0], 1, To::Kernel(to));
     let forms =
         vec![thunk(cond::BASE, RETURN_THUNK), form(cond::RETURN_PLAIN, &RETURN), thunk(cond::RETURN_SRSO, SRSO_THUNK)];
-    Kind::Choice(forms, 0)
+    Kind::Choice(forms)
 }
 
 pub fn retpoline() -> Kind {
@@ -95,7 +95,7 @@ pub fn retpoline() -> Kind {
         form(cond::INDIRECT_PLAIN, &[0xff, 0xd0, 0x0f, 0x1f, 0]),
         form(cond::INDIRECT_LFENCE, &[0x0f, 0xae, 0xe8, 0xff, 0xd0]),
     ];
-    Kind::Choice(forms, 0)
+    Kind::Choice(forms)
 }
 
 /// `clac` where the CPU has SMAP.
@@ -105,16 +105,16 @@ pub fn clac() -> Kind {
         form(cond::BASE, &[0x0f, 0x1f, 0]),
         form(SMAP, &[0x0f, 0x01, 0xca]),
     ];
-    Kind::Choice(forms, 0)
+    Kind::Choice(forms)
 }
 
 pub fn lock() -> Kind {
-    Kind::Choice(vec![form(cond::BASE, &[0xf0]), form(cond::UNIPROCESSOR, &[0x3e])], 0)
+    Kind::Choice(vec![form(cond::BASE, &[0xf0]), form(cond::UNIPROCESSOR, &[0x3e])])
 }
 
 pub fn endbr() -> Kind {
     let forms = vec![form(cond::BOOT_ONLY, &[0xf3, 0x0f, 0x1e, 0xfa]), form(cond::BASE, &[0x66, 0x0f, 0x1f, 0])];
-    Kind::Choice(forms, 0)
+    Kind::Choice(forms)
 }
 
 /// A paravirt call that is made direct, or replaced where there is no Xen.
@@ -124,36 +124,36 @@ pub fn paravirt() -> Kind {
         branch_form(cond::BASE, &[0xe8, 0, 0, 0, 0, 0x90], 1, To::Kernel(FUNCTION)),
         form(XENPV | cond::NOT, &[0xfb, 0x0f, 0x1f, 0x44, 0, 0]),
     ];
-    Kind::Choice(forms, 0)
+    Kind::Choice(forms)
 }
 
 /// What no kernel site shows: a feature of its own.
 pub fn unshown() -> Kind {
-    Kind::Choice(vec![form(cond::BASE, &[0xf3, 0xa4, 0x90]), form(UNSHOWN, &[0x0f, 0x1f, 0])], 0)
+    Kind::Choice(vec![form(cond::BASE, &[0xf3, 0xa4, 0x90]), form(UNSHOWN, &[0x0f, 0x1f, 0])])
 }
 
 /// A jump out of the site, shortened in one form; and an absolute address.
 pub fn moved_jump() -> Kind {
     let forms = vec![
-        Form { cond: cond::BASE, bytes: vec![0xe9, 0, 0, 0, 0, 0x90], fields: vec![Field::Site32(1)] },
-        Form { cond: XENPV, bytes: vec![0xeb, 0, 0xcc, 0xcc, 0xcc, 0xcc], fields: vec![Field::Site8(1)] },
+        branch_form(cond::BASE, &[0xe9, 0, 0, 0, 0, 0x90], 1, To::Kernel(FUNCTION)),
+        form(XENPV, &[0xeb, 0x3e, 0xcc, 0xcc, 0xcc, 0xcc]),
         Form { cond: LA57, bytes: vec![0x48, 0xb8, 0, 0, 0, 0], fields: vec![Field::Abs32(2, To::Kernel(POINTER))] },
     ];
-    Kind::Choice(forms, 0x40)
+    Kind::Choice(forms)
 }
 
 /// A per-CPU variable, which does not move.
 pub fn percpu() -> Kind {
     let linked =
         Form { cond: cond::BASE, bytes: vec![0x65, 0x48, 0x8b, 5, 0, 0, 0, 0], fields: vec![Field::Rel32(4, PERCPU)] };
-    Kind::Choice(vec![linked, form(LA57, &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0])], 0)
+    Kind::Choice(vec![linked, form(LA57, &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0])])
 }
 
 /// The address of something in the kernel.
 pub fn address() -> Kind {
     let fields = vec![Field::Abs32(3, To::Kernel(POINTER))];
     let linked = Form { cond: cond::BASE, bytes: vec![0x48, 0xc7, 0xc0, 0, 0, 0, 0], fields };
-    Kind::Choice(vec![linked, form(LA57, &[0x0f, 0x1f, 0x80, 0, 0, 0, 0])], 0)
+    Kind::Choice(vec![linked, form(LA57, &[0x0f, 0x1f, 0x80, 0, 0, 0, 0])])
 }
 
 /// The kernel's first page, where every kind of site is.

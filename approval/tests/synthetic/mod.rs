@@ -41,9 +41,6 @@ impl To {
 pub enum Field {
     Rel32(u8, To),
     Abs32(u8, To),
-    /// Relative to the site's own target.
-    Site32(u8),
-    Site8(u8),
 }
 
 /// One of the values of a choice.
@@ -61,8 +58,8 @@ pub enum Kind {
     /// As in a branch: the distance from the byte behind the field.
     Rel32(To),
     Abs64(To),
-    /// One of these; the number is how far the site's own target lies from its first byte.
-    Choice(Vec<Form>, i32),
+    /// One of these.
+    Choice(Vec<Form>),
     Jump2(i8),
     Jump5(i32),
     Ftrace,
@@ -81,7 +78,7 @@ impl Kind {
         match self {
             Self::Abs32(_) | Self::Rel32(_) => 4,
             Self::Abs64(_) | Self::Trampoline(_) => 8,
-            Self::Choice(forms, _) => forms[0].bytes.len(),
+            Self::Choice(forms) => forms[0].bytes.len(),
             Self::Jump2(_) | Self::Segment(_) => 2,
             Self::Const(class, _) => class.width(),
             _ => 5,
@@ -141,6 +138,15 @@ pub fn branch(opcode: u8, va: u64, to: u64) -> Vec<u8> {
     let rel = (to as i64 - (va as i64 + 5)) as i32;
     [&[opcode][..], &rel.to_le_bytes()].concat()
 }
+
+/// What a function is called; every other is a cold part.
+pub fn symbol(region: usize, offset: u64) -> String {
+    let end = if offset & 0x10 == 0 { "" } else { ".cold" };
+    format!("symbol_{region}_{offset:x}{end}")
+}
+
+/// So many bytes at the end of a module's code are zero, sites apart.
+pub const MODULE_END: usize = 0x300;
 
 /// Bytes that are not a site's; no two pages are alike.
 pub fn filler(region: usize, at: usize) -> u8 {

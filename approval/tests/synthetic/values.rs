@@ -42,7 +42,7 @@ impl Spec {
             Kind::Abs32(to) => (to.address(vars) as u32).to_le_bytes().to_vec(),
             Kind::Rel32(to) => (to.address(vars).wrapping_sub(va + 4) as u32).to_le_bytes().to_vec(),
             Kind::Abs64(to) => to.address(vars).to_le_bytes().to_vec(),
-            Kind::Choice(forms, own) => placed(&forms[0], va, *own, vars),
+            Kind::Choice(forms) => placed(&forms[0], va, vars),
             Kind::Jump2(_) => vec![0x66, 0x90],
             Kind::Jump5(_) => NOP5.to_vec(),
             Kind::Ftrace => branch(0xe8, va, FENTRY),
@@ -71,8 +71,8 @@ impl Spec {
         };
         match &site.kind {
             Kind::Abs32(_) | Kind::Rel32(_) | Kind::Abs64(_) | Kind::Segment(_) => vec![linked()],
-            Kind::Choice(forms, own) => {
-                forms.iter().map(|f| Value { when: When::If(f.cond), bytes: placed(f, va, *own, vars) }).collect()
+            Kind::Choice(forms) => {
+                forms.iter().map(|f| Value { when: When::If(f.cond), bytes: placed(f, va, vars) }).collect()
             }
             Kind::Jump2(to) => {
                 let (nop, jump) = ([0x66, 0x90], [0xeb, *to as u8]);
@@ -132,17 +132,12 @@ fn mixes(a: &[u8], b: &[u8]) -> Vec<Value> {
 }
 
 /// The bytes of a form at an address.
-fn placed(form: &Form, va: u64, own: i32, vars: &[u64]) -> Vec<u8> {
+fn placed(form: &Form, va: u64, vars: &[u64]) -> Vec<u8> {
     let mut bytes = form.bytes.clone();
     for field in &form.fields {
         let (pos, value) = match *field {
             Field::Rel32(pos, to) => (pos, to.address(vars).wrapping_sub(va + pos as u64 + 4)),
             Field::Abs32(pos, to) => (pos, to.address(vars)),
-            Field::Site32(pos) => (pos, (own as i64 - (pos as i64 + 4)) as u64),
-            Field::Site8(pos) => {
-                bytes[pos as usize] = (own as i64 - (pos as i64 + 1)) as u8;
-                continue;
-            }
         };
         bytes[pos as usize..][..4].copy_from_slice(&(value as u32).to_le_bytes());
     }

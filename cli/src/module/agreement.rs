@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
-use secvisor_approval::PageBytes;
+use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{Opened, View};
 use secvisor_approval::wire::{Expr, FixKind, KERNEL, Module, NONE, Region, RegionKind, Site, SiteKind, cond};
 
@@ -25,7 +25,7 @@ struct Seen {
 /// An approval, and where the simulation placed everything.
 struct Judge<'a> {
     view: &'a View<'a>,
-    pages: &'a [PageBytes],
+    pages: &'a Pages<'a>,
     places: HashMap<&'a str, &'a Loaded>,
 }
 
@@ -89,7 +89,7 @@ impl Case<'_> {
         assert!(known.is_none_or(|k| k == base));
         let Judge { view, pages, .. } = *self.judge;
         let range = region.first_page as usize..(region.first_page + region.pages) as usize;
-        let mut want: Vec<u8> = pages[range.clone()].concat();
+        let mut want: Vec<u8> = range.clone().flat_map(|page| pages.whole(page as u32)).collect();
         let have = patched.memory.at(base, want.len()).to_vec();
         self.seen.pages += range.len();
         let sites: Vec<(usize, Site)> = range
@@ -136,7 +136,7 @@ impl Case<'_> {
             _ => return,
         };
         let expr = self.expr(site);
-        let constant = (site.arg as u64).wrapping_sub(place).wrapping_add(expr.value);
+        let constant = (site.arg() as u64).wrapping_sub(place).wrapping_add(expr.value);
         let held = if width == 8 { get64(have, 0) } else { get32(have, 0) as u32 as i32 as u64 };
         let value = match expr.var {
             NONE | KERNEL => constant,
@@ -161,7 +161,6 @@ impl Case<'_> {
             let value = match FixKind::new(fix.kind).unwrap() {
                 FixKind::ExprRel32 => target.wrapping_sub(va + pos as u64 + 4),
                 FixKind::ExprAbs32 => target,
-                other => panic!("{other:?} in a module"),
             };
             code[pos..pos + 4].copy_from_slice(&(value as u32).to_le_bytes());
         }
@@ -171,13 +170,13 @@ impl Case<'_> {
     /// What a site that changes at run time may hold in the simulation.
     fn running(&self, kind: SiteKind, site: &Site, va: u64, patched: &Patched<'_>) -> Vec<Vec<u8>> {
         let branch = |opcode, to: u64| Patched::branch(opcode, va, to).to_vec();
-        let behind = va.wrapping_add(5).wrapping_add(site.arg as u64);
+        let behind = va.wrapping_add(5).wrapping_add(site.arg() as u64);
         let opcode = if kind == SiteKind::StaticCall { 0xe8 } else { 0xe9 };
         match kind {
-            SiteKind::Jump2 => vec![nop(2).to_vec(), vec![0xeb, site.arg as u8]],
+            SiteKind::Jump2 => vec![nop(2).to_vec(), vec![0xeb, site.arg() as u8]],
             SiteKind::Jump5 => vec![nop(5).to_vec(), branch(0xe9, behind)],
             _ => {
-                let linked = branch(opcode, self.value(self.expr(site)).wrapping_add(site.arg as u64));
+                let linked = branch(opcode, self.value(self.expr(site)).wrapping_add(site.arg() as u64));
                 let mut allowed = vec![linked, branch(opcode, patched.function())];
                 if kind == SiteKind::StaticCall {
                     allowed.extend([nop(5).to_vec(), vec![0x2e, 0x2e, 0x2e, 0x31, 0xc0]]);
@@ -233,7 +232,7 @@ fn check(release: &str, rounds: u64, pick: impl Fn(usize) -> bool + Sync) {
         let loaded: BTreeMap<String, Loaded> = files.par_iter().zip(&seeds).map(load).collect();
         let exports: HashMap<String, u64> = loaded.values().flat_map(Loaded::exports).collect();
         let places = loaded.iter().map(|(n, m)| (n.as_str(), m)).collect();
-        let judge = Judge { view: &view, pages, places };
+        let judge = Judge { view: &view, pages: &pages, places };
         let total = loaded.values().enumerate().par_bridge().filter(|(i, _)| pick(*i)).map(|(index, m)| {
             let memory = m.load(&kernel, slide, &exports);
             let mut patched = Patched { memory, kernel: &kernel, slide, machine: &machine };

@@ -3,8 +3,9 @@ use core::ops::Range;
 
 use secvisor_amd64::reg;
 use secvisor_amd64::vmcb::{Segment, Vmcb};
+use secvisor_approval::PAGE;
+use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{Launch, View};
-use secvisor_approval::{PAGE, PageBytes};
 
 use super::info::BootInfo;
 use crate::mem::physical;
@@ -33,7 +34,7 @@ const PDPT: u64 = 4;
 ///
 /// # Safety
 /// The image's span from there is RAM that nothing else needs.
-pub unsafe fn load_kernel(launch: &Launch<'_>, view: &View<'_>, pages: &[PageBytes], to: u64) {
+pub unsafe fn load_kernel(launch: &Launch<'_>, view: &View<'_>, pages: &Pages<'_>, to: u64) {
     let info = &view.info;
     // SAFETY: the caller's; `Opened::new` has checked that everything lies within the span.
     unsafe {
@@ -45,7 +46,7 @@ pub unsafe fn load_kernel(launch: &Launch<'_>, view: &View<'_>, pages: &[PageByt
         for region in view.regions.iter().take_while(|r| r.module == secvisor_approval::wire::NONE) {
             let at = to + (region.base - info.image_va);
             for i in 0..region.pages {
-                physical::write(at + i as u64 * PAGE as u64, &pages[(region.first_page + i) as usize]);
+                physical::write(at + i as u64 * PAGE as u64, &pages[region.first_page + i]);
             }
         }
     }

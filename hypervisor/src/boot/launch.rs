@@ -139,7 +139,7 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
     }
     let len = approval.end - approval.start;
     let (page_count, var_count) = view::counts(header).map_err(Error::Approval)?;
-    if page_count > len / 4096 || var_count > len / 8 {
+    if page_count > len / 8 || var_count > len / 8 {
         return Err(Error::Approval(view::Error::Truncated));
     }
     let cpu_bytes = cpu_count * (size_of::<Cpu>() + size_of::<PerCpu>());
@@ -185,7 +185,7 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
     // `low` is free RAM below 640 KiB, where no kernel is placed.
     unsafe {
         physical::relocate(initrd.start, initrd_to, initrd_len);
-        guest::load_kernel(&kernel, &view, reference, place.physical);
+        guest::load_kernel(&kernel, &view, &reference, place.physical);
         guest::write_tables(&low, &view, &handover).map_err(|_| Error::CommandLine)?;
     }
 

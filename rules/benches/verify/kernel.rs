@@ -28,7 +28,7 @@ impl Machine for Ram {
     fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
-    fn restore(&mut self, frame: Frame, _: &PageBytes) {
+    fn restore(&mut self, frame: Frame, _: &[u8]) {
         panic!("{frame:?} is not as it should be");
     }
     fn set_access(&mut self, _: Frame, _: Access) -> Result<(), OutOfTables> {
@@ -63,7 +63,7 @@ impl Kernel {
                 let frame = Frame(first.0 + (va - view.info.image_va) / PAGE as u64);
                 let index = ram.index(frame);
                 let number = (region.first_page + page) as usize;
-                ram.pages[index] = pages[number];
+                ram.pages[index] = pages.whole(region.first_page + page);
                 patch(&view, number, &mut ram.pages[index]);
                 sites += view.sites_of(number).len();
                 code.push((frame, va));

@@ -123,7 +123,7 @@ fn after_boot_choices_and_constants_stay_and_the_rest_may_change() {
     for (region, site) in kernel_sites(&world) {
         let va = world.spec.regions[region].base + site.offset;
         let before = world.kernel_bytes(region, site.offset, site.kind.len());
-        let fixed = matches!(site.kind, Kind::Choice(..) | Kind::Const(..));
+        let fixed = matches!(site.kind, Kind::Choice(_) | Kind::Const(..));
         for value in world.spec.values(&site, va, &[0; s::VARS]) {
             let allowed = if fixed { value.bytes == before } else { value.when != When::Boot };
             match allowed {
@@ -275,13 +275,13 @@ fn values_by_hand() {
     rejects(&mut world, text, &traced, &rel(&traced, 0xe8, s::FUNCTION + 2));
     rejects(&mut world, text, &traced, &s::CALL_FORM);
 
-    let lock = find(&world, |k| matches!(k, Kind::Choice(f, _) if f[0].bytes == [0xf0]));
+    let lock = find(&world, |k| matches!(k, Kind::Choice(f) if f[0].bytes == [0xf0]));
     accepts(&mut world, text, &lock, &[0x3e]);
     for bad in [0x90, 0xf3, 0xcc, 0x2e, 0] {
         rejects(&mut world, text, &lock, &[bad]);
     }
 
-    let clac = find(&world, |k| matches!(k, Kind::Choice(f, _) if f.last().unwrap().cond == s::SMAP));
+    let clac = find(&world, |k| matches!(k, Kind::Choice(f) if f.last().unwrap().cond == s::SMAP));
     for good in [[0x90, 0x90, 0x90], [0x0f, 0x1f, 0], [0x0f, 0x01, 0xca]] {
         accepts(&mut world, text, &clac, &good);
     }
@@ -290,15 +290,16 @@ fn values_by_hand() {
         rejects(&mut world, text, &clac, &bad);
     }
 
-    let moved = find(&world, |k| matches!(k, Kind::Choice(f, 0x40) if f.len() == 3));
-    accepts(&mut world, text, &moved, &[0xe9, 0x3b, 0, 0, 0, 0x90]);
+    let moved = find(&world, |k| matches!(k, Kind::Choice(f) if f.len() == 3 && f[1].bytes[0] == 0xeb));
+    let jump = s::branch(0xe9, world.spec.regions[text].base + moved.offset, s::FUNCTION);
+    accepts(&mut world, text, &moved, &[&jump[..], &[0x90]].concat());
     accepts(&mut world, text, &moved, &[0xeb, 0x3e, 0xcc, 0xcc, 0xcc, 0xcc]);
     let pointer = |low: u8| {
         let [_, b, c, d] = (0x8100_e010 + crate::SLIDE as u32).to_le_bytes();
         [0x48, 0xb8, low, b, c, d]
     };
     accepts(&mut world, text, &moved, &pointer(0x10));
-    rejects(&mut world, text, &moved, &[0xe9, 0x3c, 0, 0, 0, 0x90]);
+    rejects(&mut world, text, &moved, &[&jump[..1], &[jump[1] + 1], &jump[2..], &[0x90]].concat());
     rejects(&mut world, text, &moved, &[0xeb, 0x3f, 0xcc, 0xcc, 0xcc, 0xcc]);
     rejects(&mut world, text, &moved, &pointer(0x11));
 }
@@ -331,7 +332,7 @@ fn half_written_sites_across_pages() {
     let mut tried = 0;
     for (region, site) in kernel_sites(&world) {
         let (len, first) = (site.kind.len(), PAGE - site.offset as usize % PAGE);
-        if first >= len || matches!(site.kind, Kind::Choice(..) | Kind::Const(..)) {
+        if first >= len || matches!(site.kind, Kind::Choice(_) | Kind::Const(..)) {
             continue;
         }
         let va = world.spec.regions[region].base + site.offset;

@@ -86,10 +86,10 @@ impl Machine for Ram {
         bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
 
-    fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
+    fn restore(&mut self, frame: Frame, bytes: &[u8]) {
         assert!(is_ram(frame), "{frame:?} is not the guest's RAM");
         assert_eq!(self.rights[frame.0 as usize], Right::Frozen, "put back while somebody can write");
-        self.pages[frame.0 as usize] = *bytes;
+        self.pages[frame.0 as usize] = std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0));
     }
 
     fn set_access(&mut self, frame: Frame, access: Access) -> Result<(), OutOfTables> {
@@ -170,7 +170,9 @@ impl Stage {
 
     /// The approval's pages, if it can be opened.
     pub fn pages(&mut self) -> Option<Vec<PageBytes>> {
-        view::open(&mut self.file).ok().map(|(_, _, pages)| pages.to_vec())
+        view::open(&mut self.file)
+            .ok()
+            .map(|(_, _, pages)| (0..pages.len() as u32).map(|page| pages.whole(page)).collect())
     }
 
     /// Opens the approval and puts the rules on top; the kernel is not loaded yet.
@@ -282,7 +284,7 @@ impl<'a> World<'a> {
         let va = self.spec.base(region, vars) + site.offset;
         let values = self.spec.values(site, va, vars);
         match &site.kind {
-            Kind::Choice(..) => {
+            Kind::Choice(_) => {
                 let right = |v: &&s::Value| matches!(v.when, When::If(c) if holds(c));
                 values.iter().rfind(right).expect("a form that holds").bytes.clone()
             }
@@ -513,7 +515,7 @@ impl<'a> World<'a> {
         let booted = self.rules.booted();
         let fits = |value: &[u8]| value.iter().zip(bytes).all(|(v, b)| b.is_none_or(|b| b == *v));
         match &site.kind {
-            Kind::Choice(..) | Kind::Const(..) if kernel && booted && !self.pinned.is_empty() => {
+            Kind::Choice(_) | Kind::Const(..) if kernel && booted && !self.pinned.is_empty() => {
                 let at = (self.spec.regions[region].base - s::IMAGE + site.offset) as usize;
                 fits(&self.pinned.as_flattened()[at..at + site.kind.len()])
             }
@@ -522,7 +524,7 @@ impl<'a> World<'a> {
                 whole.is_none_or(|b| s::constant(*class, *link, &b))
             }
             kind => {
-                let choice = matches!(kind, Kind::Choice(..)) && !kernel;
+                let choice = matches!(kind, Kind::Choice(_)) && !kernel;
                 let when = |w: When| match w {
                     When::Boot => !booted,
                     // Of a condition the kernel does not show nothing is known.

@@ -29,7 +29,7 @@ pub fn spoil(attack: &str, approval: &[u8]) -> Result<Option<Vec<u8>>> {
 
 /// Code of the attacker's in a function of the kernel; the checksum is as it was.
 fn damaged(mut file: Vec<u8>) -> Result<Vec<u8>> {
-    let pages = section(&file, Section::Pages).0;
+    let pages = section(&file, Section::Code).0;
     let (_, view, _) = view::open(&mut file)?;
     let (page, offset) = function(&view, VICTIM).context("no function to damage")?;
     let site = view.sites_of(page).map(|i| view.sites.at(i)).find(|site| site.offset() >= offset);
@@ -82,7 +82,7 @@ fn section(file: &[u8], section: Section) -> (usize, usize) {
 fn function(view: &View<'_>, name: &str) -> Option<(usize, usize)> {
     view.regions.iter().take_while(|region| region.module == NONE).find_map(|region| {
         let mut symbols = view.symbols.range(region.first_symbol as usize, region.symbols as usize);
-        let symbol = symbols.find(|symbol| view.name(symbol.name_offset()) == name)?;
+        let symbol = symbols.find(|symbol| view.symbol_name(symbol).is(name))?;
         let offset = symbol.offset as usize;
         Some((region.first_page as usize + offset / secvisor_approval::PAGE, offset % secvisor_approval::PAGE))
     })
