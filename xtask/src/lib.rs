@@ -14,6 +14,7 @@ pub mod disc;
 pub mod emulator;
 pub mod fetch;
 pub mod guest;
+mod ignne;
 pub mod initrd;
 pub mod kernel;
 pub mod machine;

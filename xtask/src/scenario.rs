@@ -57,6 +57,7 @@ pub fn all() -> Vec<Scenario> {
     every.staged("cpus-come-and-go", cpus::come_and_go);
     every.staged("cpus-x2apic", cpus::x2apic);
     every.staged("cpus-reboot", cpus::reboots);
+    every.staged_on("cpus-switch", Line::Cloud61, cpus::switch);
     every.staged("cpus-storm", |stage| cpus::storm(stage, 30));
     every.staged("nmi", nmi::reaches_linux);
     every.staged("some-modules", sweep::some);

@@ -2,6 +2,7 @@
 
 use crate::apt::Suite;
 use crate::fetch::{Bundle, Contents};
+use crate::ignne::without_race;
 use crate::workspace::find_program;
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsString;
@@ -11,12 +12,12 @@ use std::process::Command;
 /// Older releases fault spuriously when they emulate nested virtualisation.
 const OLDEST_QEMU: u32 = 10;
 
-/// QEMU for x86, and where its data is.
+/// QEMU for x86, always the cached one: not every build can be mended.
 #[derive(Clone, Debug)]
 pub struct Qemu {
     program: PathBuf,
-    /// The root of the unpacked packages, if it is not the system's.
-    root: Option<PathBuf>,
+    /// The root of the unpacked packages.
+    root: PathBuf,
 }
 
 /// The packages of QEMU and of UEFI's firmware.
@@ -43,16 +44,10 @@ pub fn busybox_bundle() -> Bundle {
 }
 
 impl Qemu {
-    /// The system's QEMU if it is new enough, else the cached one.
+    /// Fetched if need be.
     pub fn obtain() -> Result<Qemu> {
-        if let Some(program) = find_program("qemu-system-x86_64") {
-            let qemu = Qemu { program, root: None };
-            if qemu.major_version().is_ok_and(|version| version >= OLDEST_QEMU) {
-                return Ok(qemu);
-            }
-        }
         let root = qemu_bundle().obtain()?;
-        let qemu = Qemu { program: root.join("usr/bin/qemu-system-x86_64"), root: Some(root) };
+        let qemu = Qemu { program: without_race(&root.join("usr/bin/qemu-system-x86_64"))?, root };
         let version = qemu.major_version()?;
         ensure!(version >= OLDEST_QEMU, "QEMU {OLDEST_QEMU} is needed, the archive gave {version}");
         Ok(qemu)
@@ -61,25 +56,20 @@ impl Qemu {
     /// A command that starts it, still without a machine.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        if let Some(root) = &self.root {
-            command.env("LD_LIBRARY_PATH", library_path(root));
-            for data in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
-                command.arg("-L").arg(root.join(data));
-            }
+        command.env("LD_LIBRARY_PATH", library_path(&self.root));
+        for data in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(self.root.join(data));
         }
         command
     }
 
     /// UEFI's firmware: the code, and its variables' initial contents.
     pub fn uefi(&self) -> Result<(PathBuf, PathBuf)> {
-        let find = |root: &Path| {
-            let at = |name: &str| Some(root.join("usr/share/OVMF").join(name)).filter(|path| path.exists());
-            Some((at("OVMF_CODE_4M.fd")?, at("OVMF_VARS_4M.fd")?))
+        let at = |name: &str| {
+            let path = self.root.join("usr/share/OVMF").join(name);
+            path.exists().then_some(path).with_context(|| format!("the package ovmf has no {name}"))
         };
-        match find(self.root.as_deref().unwrap_or(Path::new("/"))) {
-            Some(found) => Ok(found),
-            None => find(&qemu_bundle().obtain()?).context("the package ovmf has no OVMF_CODE_4M.fd"),
-        }
+        Ok((at("OVMF_CODE_4M.fd")?, at("OVMF_VARS_4M.fd")?))
     }
 
     fn major_version(&self) -> Result<u32> {

@@ -36,6 +36,14 @@ pub fn storm(stage: &Stage, seconds: u32) -> Result<()> {
     tell(stage, Setting::Beneath, machine("storm"), &lines, Duration::from_secs(200 + 4 * seconds as u64))
 }
 
+/// CPU 0 goes in and out of the kernel while CPU 1 switches between programs: what `ignne` takes out of QEMU.
+pub fn switch(stage: &Stage) -> Result<()> {
+    // Each on a core of a host that has two: the race needs both at once.
+    let mut machine = machine("switch");
+    machine.cpus = 2;
+    tell(stage, Setting::Beneath, machine, SWITCH, Duration::from_secs(400))
+}
+
 /// The guest reboots twice, then goes off; beneath SecVisor with one CPU, two and four.
 pub fn reboots(stage: &Stage) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(200);
@@ -109,6 +117,11 @@ done
 [ "$(nproc)" = CPUS ] || wrong "$(nproc) CPUs in the end"
 echo cpus: went and came back
 echo cpus: done
+"#;
+
+const SWITCH: &str = r#"
+for pair in 1 2; do (taskset -c 1 yes | taskset -c 1 cat > /dev/null) & done
+taskset -c 0 dd if=/dev/zero of=/dev/null bs=1 count=600000 2> /dev/null && echo switch: done
 "#;
 
 const STORM: &str = r#"
