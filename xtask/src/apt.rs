@@ -59,19 +59,26 @@ impl Apt {
         Ok(OPENED.get_or_init(|| apt))
     }
 
-    /// For a system of the release of this name, on which nothing is installed yet.
-    pub fn for_new_system(codename: &str) -> Result<Apt> {
-        let directory = workspace::cache().join(format!("apt-{codename}"));
+    /// For a system of the release of this name, on which nothing is installed yet; its kernel from the backports or not.
+    pub fn for_new_system(codename: &str, backports: bool) -> Result<Apt> {
+        let name = if backports { format!("{codename}-backports") } else { codename.to_string() };
+        let directory = workspace::cache().join(format!("apt-{name}"));
         fs::create_dir_all(&directory)?;
         let status = directory.join("status");
         fs::write(&status, "")?;
         let apt = Apt { directory };
-        apt.configure(&[codename, &format!("{codename}-security")], "", &status)?;
+        let mut suites = vec![codename.to_string(), format!("{codename}-security")];
+        let mut preferences = String::new();
+        if backports {
+            preferences = format!("Package: linux-*\nPin: release n={name}\nPin-Priority: 990\n");
+            suites.push(name);
+        }
+        apt.configure(&suites, &preferences, &status)?;
         Ok(apt)
     }
 
     /// Sets up the private state, with what `status` says is installed, and reads the package lists.
-    fn configure(&self, suites: &[&str], preferences: &str, status: &Path) -> Result<()> {
+    fn configure(&self, suites: &[impl AsRef<str>], preferences: &str, status: &Path) -> Result<()> {
         for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
             ensure!(workspace::find_program(tool).is_some(), "cannot fetch Debian packages: {tool} is missing");
         }
@@ -80,11 +87,14 @@ impl Apt {
             fs::create_dir_all(self.directory.join(sub))?;
         }
         let (main, security) = mirrors()?;
-        let line = |suite: &&str| {
+        let line = |suite: &str| {
             let uri = if suite.ends_with("-security") { &security } else { &main };
             format!("deb [signed-by={KEYRING}] {uri} {suite} main\n")
         };
-        fs::write(self.directory.join("sources.list"), suites.iter().map(line).collect::<String>())?;
+        fs::write(
+            self.directory.join("sources.list"),
+            suites.iter().map(|suite| line(suite.as_ref())).collect::<String>(),
+        )?;
         fs::write(self.directory.join("preferences"), preferences)?;
         let here = self.directory.display();
         let configuration = format!(

@@ -1,6 +1,7 @@
 # What the installer would ask, and the packages beyond the base system. Runs in the new system.
 set -e
 codename=$1
+image=$2
 
 echo debian > /etc/hostname
 printf '127.0.0.1 localhost debian\n' > /etc/hosts
@@ -25,7 +26,7 @@ EOF
 echo "deb [trusted=yes] file:/archive $codename main" > /etc/apt/sources.list
 apt-get update
 echo "grub-pc grub-pc/install_devices multiselect /dev/vda" | debconf-set-selections
-apt-get install -y --no-install-recommends linux-image-cloud-amd64 grub-pc openssh-server dbus libpam-systemd
+apt-get install -y --no-install-recommends $image grub-pc openssh-server dbus libpam-systemd
 grub-install /dev/vda
 update-grub
 

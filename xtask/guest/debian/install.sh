@@ -1,6 +1,7 @@
 # Installs Debian on /dev/vda. Runs in a guest, in the unpacked but not configured packages; /archive is what is installed.
 set -e
 codename=$1
+image=$2
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
 say() { echo "install: $*"; }
@@ -40,7 +41,7 @@ done
 mkdir -p /dev/disk/by-uuid
 ln -s ../../vda1 /dev/disk/by-uuid/$(blkid -s UUID -o value /dev/vda1)
 cp /install/configure.sh /target/configure.sh
-chroot /target sh /configure.sh $codename
+chroot /target sh /configure.sh $codename $image
 rm /target/configure.sh
 for directory in archive sys proc dev; do
   umount /target/$directory

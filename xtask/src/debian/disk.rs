@@ -138,11 +138,12 @@ fn run_installer(release: Release, image: &Path, medium: &Path) -> Result<()> {
 mount -t ext4 /dev/vdb /medium
 for directory in dev proc sys; do mount --bind /$directory /medium/$directory; done
 mount -t tmpfs tmpfs /medium/tmp
-chroot /medium /usr/bin/dash /install/install.sh {}
+chroot /medium /usr/bin/dash /install/install.sh {} {}
 umount /medium/tmp /medium/sys /medium/proc /medium/dev
 sync
 ",
-        release.codename()
+        release.codename(),
+        release.image()
     );
     let initrd = initrd.script(&lines).write(&medium.with_extension("initrd"))?;
     let cmdline = "console=ttyS0,115200 panic=-1 quiet".to_string();

@@ -7,12 +7,11 @@ use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is installed: what every Debian has, its kernel and boot loader, and what makes it a server one can log in to.
-const SYSTEM: [&str; 8] = [
+/// What is installed besides the kernel: what every Debian has, a boot loader, and what makes it a server one can log in to.
+const SYSTEM: [&str; 7] = [
     "?priority(required)",
     "?priority(important)",
     "usr-is-merged",
-    "linux-image-cloud-amd64",
     "grub-pc",
     "openssh-server",
     "dbus",
@@ -67,14 +66,16 @@ pub fn bundle(release: Release) -> Bundle {
 
 /// Says what is asked for.
 pub fn recipe(release: Release) -> String {
-    format!("{} {SYSTEM:?} {INSTALLER:?} {LATER:?}", release.codename())
+    let backports = if release.backports() { "backports " } else { "" };
+    format!("{} {backports}{} {SYSTEM:?} {INSTALLER:?} {LATER:?}", release.codename(), release.image())
 }
 
 /// Fetches both archives into the directory.
 pub fn fetch(label: &str, release: Release, directory: &Path) -> Result<Vec<Package>> {
-    let apt = Apt::for_new_system(release.codename())?;
-    let installed = apt.closure(&SYSTEM)?;
-    let mut all = apt.closure(&[&SYSTEM[..], &INSTALLER, &LATER].concat())?;
+    let apt = Apt::for_new_system(release.codename(), release.backports())?;
+    let system = [&SYSTEM[..], &[release.image()]].concat();
+    let installed = apt.closure(&system)?;
+    let mut all = apt.closure(&[&system[..], &INSTALLER, &LATER].concat())?;
     let later: Vec<_> = all.iter().filter(|package| !installed.contains(package)).cloned().collect();
     lay_out(&apt, label, release, &installed, &directory.join("archive"))?;
     lay_out(&apt, label, release, &later, &directory.join("later"))?;
