@@ -160,7 +160,7 @@ impl Rules<'_> {
         Some((found, binds))
     }
 
-    /// A cheap first look: the bytes before the page's first site.
+    /// Whether every byte outside of sites is this page's: a cheap look before the one at the sites.
     pub(crate) fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let bytes = machine.page(frame);
         let reference = &self.pages[page];
@@ -169,17 +169,17 @@ impl Rules<'_> {
         let sites = self.view.sites_of(page as usize);
         if sites.start > 0 {
             let before = self.view.sites.at(sites.start - 1);
-            at = (before.offset() + self.view.site_len(&before)).saturating_sub(PAGE).min(PAGE);
+            at = (before.offset() + self.view.site_len(&before)).saturating_sub(PAGE).min(reference.len());
         }
-        for index in sites.take(8) {
+        for index in sites {
             let site = self.view.sites.at(index);
             let offset = site.offset();
             if bytes[at.min(offset)..offset] != reference[at.min(offset)..offset] {
                 return false;
             }
-            at = offset + self.view.site_len(&site);
+            at = (offset + self.view.site_len(&site)).min(PAGE);
         }
-        true
+        bytes[at..].starts_with(&reference[at..])
     }
 
     fn has_instance(&self, module: u32) -> bool {

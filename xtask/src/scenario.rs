@@ -62,6 +62,7 @@ pub fn all() -> Vec<Scenario> {
     every.staged("nmi", nmi::reaches_linux);
     every.staged("some-modules", sweep::some);
     every.staged_on("some-modules", Line::Cloud7, sweep::some);
+    every.staged_on("called-first", Line::Cloud7, sweep::called_first);
     every.on_each("kaslr-demonstrations", kaslr::demonstrations);
     every.staged("kaslr-places", kaslr::places);
     every.staged_on("kaslr-exceptions", Line::Cloud61, kaslr::exceptions);

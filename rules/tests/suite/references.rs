@@ -258,6 +258,46 @@ fn neither_the_caller_nor_the_called_has_run() {
     }
 }
 
+/// Many pages begin like the caller's: 12 that differ from it behind their eighth site only, and call nothing.
+#[test]
+fn the_caller_is_one_of_many_that_look_like_it() {
+    const MODULES: usize = 14;
+    const CALL: usize = 0x100;
+    const FUNCTION: u64 = 0x40;
+    let content = |module: usize| -> PageBytes {
+        let callee = module + 1 == MODULES;
+        std::array::from_fn(|i| if callee || i > 2 * CALL { filler(module + 20, i) } else { filler(19, i) })
+    };
+    let modules = |b: &mut Builder| {
+        for module in 0..MODULES as u32 {
+            assert_eq!(b.module(&format!("module{module:02}"), &[VarClass::Code]), (module, module));
+        }
+        for module in 0..MODULES as u32 {
+            b.begin_module(module);
+            let entry = |i: u64| SiteDef { offset: 16 * i, kind: SiteKind::Ftrace, index: 0, arg: 0 };
+            let index = b.local_expr(NONE, IMAGE).unwrap();
+            let call = SiteDef { offset: CALL as u64, kind: SiteKind::StaticCall, index, arg: 0 };
+            let sites = (0..8).map(entry).chain((module as usize + 2 >= MODULES).then_some(call)).collect();
+            let symbols = vec![SymbolDef { offset: FUNCTION as u32, name: "called".into(), function: true }];
+            let (kind, base, bytes) = (RegionKind::ModuleText, module as u64, content(module as usize).to_vec());
+            b.region(RegionDef { module, kind, base, bytes, sites, symbols }).unwrap();
+        }
+    };
+    let mut stage = Stage::new(file(modules));
+    let (mut rules, mut ram) = booted(&mut stage);
+    let place = |frame: u64| s::MODULES.start + frame * PAGE64;
+    for (frame, module, callee) in [(0x40, MODULES - 2, place(0x41) + FUNCTION), (0x41, MODULES - 1, IMAGE)] {
+        let mut page = content(module);
+        (0..8).for_each(|i| page[16 * i..][..5].copy_from_slice(&[0x0f, 0x1f, 0x44, 0, 0]));
+        page[CALL..][..5].copy_from_slice(&s::branch(0xe8, place(frame) + CALL as u64, callee));
+        ram.pages[frame as usize] = page;
+        ram.map(place(frame), &[Frame(frame)]);
+    }
+    let event = Event::KernelFetch { frame: Frame(0x40), va: place(0x40), patching: false, tries: None };
+    assert!(matches!(rules.step(&mut ram, event), Verdict::Resume));
+    assert_eq!(rules.variable(MODULES - 1), place(0x41));
+}
+
 /// What is called must be right, too: a page that is not leaves nothing approved.
 #[test]
 fn a_static_call_is_not_given_a_function_of_a_changed_page() {

@@ -24,6 +24,9 @@ const MORE_MIB: usize = 1024;
 /// One module, or all at once, take seconds; a guest that says nothing for so long is stuck.
 const SILENCE: Duration = Duration::from_secs(300);
 
+/// Its functions become targets of `libeth`'s static calls (`libeth_attach_xdp`).
+const CALLED_FIRST: &str = "libeth_xdp";
+
 /// What must be otherwise beneath SecVisor: no guest of it gets SVM.
 const NEEDS_SVM: &str = "kvm_amd";
 
@@ -99,6 +102,16 @@ pub fn some(stage: &Stage) -> Result<()> {
     let fewest = together.iter().map(kept).chain([worked]).min().unwrap_or(0);
     ensure!(together.len() == 2, "not twice together: {together:?}; {}", guest.where_to_look());
     ensure!(fewest * 100 >= modules.len() * AT_LEAST_PERCENT, "only {fewest} worked; {}", guest.where_to_look());
+    guest.finish()
+}
+
+/// A module gives another its functions to call before any of its own code but init text has run.
+pub fn called_first(stage: &Stage) -> Result<()> {
+    let module = stage.kernel.module_files()?.into_iter().find(|(name, _)| name == CALLED_FIRST);
+    let module = module.with_context(|| format!("{} has no {CALLED_FIRST}", stage.kernel.release))?;
+    let guest = sweep(stage, Setting::Beneath, &[module], TOGETHER, 1)?;
+    no_violations(&guest)?;
+    ensure!(worked(&guest) == 1, "{CALLED_FIRST} did not load and unload; {}", guest.where_to_look());
     guest.finish()
 }
 
