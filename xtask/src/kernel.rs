@@ -115,12 +115,14 @@ impl Kernel {
         }
     }
 
-    /// A kernel of the user's; its modules are looked for beside it unless given.
+    /// A kernel of the user's; its modules are looked for beside it, as in `/boot` or where Debian 13 has it, unless given.
     fn given(vmlinuz: &Path, modules: Option<&Path>) -> Result<Kernel> {
         let release = release_of(&fs::read(vmlinuz).with_context(|| format!("no {}", vmlinuz.display()))?)
             .with_context(|| format!("{} is not a Linux kernel (bzImage)", vmlinuz.display()))?;
-        let beside = vmlinuz.parent().map(|boot| boot.join("../lib/modules").join(&release)).unwrap_or_default();
-        let modules = modules.map_or(beside, Path::to_path_buf);
+        let own = vmlinuz.parent().unwrap_or(Path::new(""));
+        let beside = ["../lib/modules", "../usr/lib/modules", ".."].map(|place| own.join(place).join(&release));
+        let known = modules.is_none().then(|| beside.iter().find(|place| place.join("kernel").is_dir())).flatten();
+        let modules = known.map_or(modules.unwrap_or(&beside[0]), PathBuf::as_path);
         ensure!(modules.join("kernel").is_dir(), "{} has no modules; name them by --modules", modules.display());
         let modules = modules.canonicalize()?;
         let headers = find_headers(&release, &modules);

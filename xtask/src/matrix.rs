@@ -6,13 +6,14 @@ use crate::scenario::{Swept, sweep};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Which cells of the table.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these lines
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<Line>,
+    /// Only these lines, or kernels of your own, by their files
+    #[arg(long, value_delimiter = ',', value_name = "LINE|VMLINUZ")]
+    only: Vec<PathBuf>,
     /// Numbers of CPUs to boot with
     #[arg(long, value_delimiter = ',', default_value = "1,4")]
     cpus: Vec<u32>,
@@ -27,19 +28,20 @@ const HEAD: &str = "\
 
 /// Prints the table; tells whether every kernel was approved and booted, without a violation.
 pub fn matrix(options: &Options) -> Result<bool> {
-    let lines = if options.only.is_empty() { Line::value_variants() } else { &options.only };
+    let every = || Line::value_variants().iter().map(|line| line.name().into()).collect();
+    let kernels: Vec<PathBuf> = if options.only.is_empty() { every() } else { options.only.clone() };
     println!("{HEAD}");
     let mut ok = true;
-    for line in lines {
+    for kernel in &kernels {
         for cpus in &options.cpus {
-            match row(*line, *cpus, options.modules) {
+            match row(kernel, *cpus, options.modules) {
                 Ok((row, violations)) => {
                     ok &= violations == 0;
                     println!("{row}");
                 }
                 Err(error) => {
                     ok = false;
-                    println!("| {} | | | | | | | {cpus} | {error:#} | |", line.name());
+                    println!("| {} | | | | | | | {cpus} | {error:#} | |", kernel.display());
                 }
             }
         }
@@ -48,14 +50,14 @@ pub fn matrix(options: &Options) -> Result<bool> {
 }
 
 /// A row, and how many violations it tells of.
-fn row(line: Line, cpus: u32, modules: usize) -> Result<(String, usize)> {
-    let kernel = Kernel::obtain(line)?;
+fn row(kernel: &Path, cpus: u32, modules: usize) -> Result<(String, usize)> {
+    let kernel = Kernel::named(kernel, None)?;
     let of_all = kernel.module_files()?.len();
     let made = approval::make(&kernel, true, "approval.gz")?;
     let packed = fs::read(&made.file)?;
     let trailer = packed.last_chunk().context("an empty approval")?;
     let plain = f64::from(u32::from_le_bytes(*trailer)); // RFC 1952, 2.3.1: ISIZE
-    let Swept { pages, kib, tried, worked, violations } = sweep(line, cpus, modules)?;
+    let Swept { pages, kib, tried, worked, violations } = sweep(&kernel, cpus, modules)?;
     let code = (pages * 4096) as f64;
     let (ratio, unpacked) = (packed.len() as f64 / code, plain / code);
     let (seconds, peak) = (made.time.as_secs_f32(), made.peak_kib >> 10);

@@ -92,8 +92,8 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// Modules of every kind load and unload on this kernel, on a machine with so many CPUs.
-pub fn sweep(line: Line, cpus: u32, modules: usize) -> Result<Swept> {
-    sweep::figures(&*Stages::default().get(line)?, cpus, modules)
+pub fn sweep(kernel: &Kernel, cpus: u32, modules: usize) -> Result<Swept> {
+    sweep::figures(&Stage::set(kernel.clone())?, cpus, modules)
 }
 
 /// Stories being collected.

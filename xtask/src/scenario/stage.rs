@@ -57,9 +57,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn set(line: Line) -> Result<Stage> {
-        let kernel = Kernel::obtain(line)?;
-        let scratch = workspace::target().join("guests").join(format!("stage-{}-{}", line.name(), std::process::id()));
+    /// Approves the kernel with all its modules, and ours if they can be built for it.
+    pub fn set(kernel: Kernel) -> Result<Stage> {
+        let scratch =
+            workspace::target().join("guests").join(format!("stage-{}-{}", kernel.release, std::process::id()));
         fs::create_dir_all(&scratch)?;
         let (approval, image) = (scratch.join("approval"), scratch.join("secvisor"));
         fs::copy(toolchain::build_hypervisor(&[])?, &image)?;
@@ -140,7 +141,7 @@ impl Stages {
         if let Some((_, stage)) = self.0.borrow().iter().find(|(known, _)| *known == line) {
             return Ok(stage.clone());
         }
-        let stage = Rc::new(Stage::set(line)?);
+        let stage = Rc::new(Stage::set(Kernel::obtain(line)?)?);
         self.0.borrow_mut().push((line, stage.clone()));
         Ok(stage)
     }
