@@ -230,10 +230,9 @@ impl Rules<'_> {
         inside == (place.page - region.first_page) as u64 * PAGE as u64
     }
 
-    /// Ends what other modules have where the code of this variable is placed: an instance that Linux has unloaded, or
-    /// the init text it has freed. Whether there was any.
+    /// Ends what lies where the code of this variable is placed: an instance that Linux has unloaded, of its own module
+    /// as well as of others, or the init text it has freed. Whether there was any.
     fn end_overlapped(&mut self, machine: &mut impl Machine, var: u32, base: u64) -> bool {
-        let own = self.view.vars.at(var as usize).module;
         let code = |r: &Region| r.module != NONE && r.base == var as u64;
         let Some(placed) = self.view.regions.iter().find(code) else { return false };
         let mut ended = false;
@@ -242,7 +241,7 @@ impl Rules<'_> {
             let other = self.view.regions.at(index);
             let at = if other.module == NONE { 0 } else { self.vars[other.base as usize] };
             let overlaps = at != 0 && at < end && base < at + other.pages as u64 * PAGE as u64;
-            if !overlaps || other.module == own || !made(Check::Overlapped) {
+            if !overlaps || other.base == var as u64 || !made(Check::Overlapped) {
                 continue;
             }
             ended = true;

@@ -82,7 +82,8 @@ impl Bindings {
         };
         let ok = match VarClass::new(view.vars.at(var as usize).class) {
             Some(VarClass::Code | VarClass::Data) => value.is_multiple_of(4096) && range.contains(&value),
-            Some(VarClass::PerCpu) => (1..1 << 31).contains(&value.wrapping_sub(view.info.percpu_start)),
+            // 0 is what is unbound.
+            Some(VarClass::PerCpu) => value != 0 && (1..1 << 31).contains(&value.wrapping_sub(view.info.percpu_start)),
             Some(VarClass::Low) => {
                 let own = view.regions.iter().filter(|r| r.module != NONE && r.base == var as u64);
                 let len = own.map(|r| r.pages as u64 * 4096).max().unwrap_or(0);

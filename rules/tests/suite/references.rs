@@ -26,6 +26,11 @@ fn function() -> Vec<SymbolDef> {
 
 /// A kernel of one page, and modules.
 fn file(modules: impl FnOnce(&mut Builder)) -> Vec<u8> {
+    file_with(0, modules)
+}
+
+/// The same with per-CPU variables from this address on.
+fn file_with(percpu_start: u64, modules: impl FnOnce(&mut Builder)) -> Vec<u8> {
     let mut b = Builder::new();
     let bytes = (0..PAGE).map(|i| filler(0, i)).collect();
     let kind = RegionKind::KernelText;
@@ -43,7 +48,7 @@ fn file(modules: impl FnOnce(&mut Builder)) -> Vec<u8> {
         fentry: IMAGE,
         ftrace_caller: IMAGE,
         ftrace_regs_caller: IMAGE,
-        percpu_start: 0,
+        percpu_start,
         release,
         cmdline,
         boot_version: 0x20f,
@@ -347,5 +352,68 @@ fn a_page_that_is_tried_often_is_looked_at_seldom() {
     }
     for tries in [3, 5, 1000] {
         assert!(matches!(stage_of(Some(tries)), Verdict::Wait), "{tries}");
+    }
+}
+
+/// A fetch of a module's page at `va`, which is put into the frame; whether it may run.
+fn runs(rules: &mut Rules<'_>, ram: &mut Ram, frame: u64, page: PageBytes, va: u64) -> bool {
+    ram.pages[frame as usize] = page;
+    let event = Event::KernelFetch { frame: Frame(frame), va, patching: false, tries: None };
+    matches!(rules.step(ram, event), Verdict::Resume)
+}
+
+/// A per-CPU variable that would be at 0 would look unbound, so that every page could have its own.
+#[test]
+fn no_per_cpu_variable_is_at_zero() {
+    const START: u64 = 0xffff_ffff_9000_0000;
+    let content = |page: usize, value: u64| -> PageBytes {
+        let mut bytes: PageBytes = std::array::from_fn(|i| filler(20, page * PAGE + i));
+        bytes[0x20..0x24].copy_from_slice(&((value + 0x10) as u32).to_le_bytes());
+        bytes
+    };
+    let module = |b: &mut Builder| {
+        assert_eq!(b.module("percpu", &[VarClass::Code, VarClass::PerCpu]), (0, 0));
+        b.begin_module(0);
+        let index = b.local_expr(1, 0x10).unwrap();
+        let site = |page| SiteDef { offset: page * PAGE64 + 0x20, kind: SiteKind::Abs32, index, arg: 0 };
+        let (sites, bytes) = ((0..2).map(site).collect(), [content(0, 0), content(1, 0)].concat());
+        let kind = RegionKind::ModuleText;
+        b.region(RegionDef { module: 0, kind, base: 0, bytes, sites, symbols: function() }).unwrap();
+    };
+    let text = MODULES.start + 0x10_0000;
+    for (first, value) in [(0, START + 0x9000), (START + 0x5000, 0), (START + 0x5000, START + 0x9000)] {
+        let mut stage = Stage::new(file_with(START, module));
+        let (mut rules, mut ram) = booted(&mut stage);
+        assert_eq!(runs(&mut rules, &mut ram, 0x40, content(0, first), text), first != 0, "{first:#x}");
+        assert_eq!(runs(&mut rules, &mut ram, 0x41, content(1, value), text + PAGE64), value != 0, "{value:#x}");
+        // The second was placed anew: the first has ended.
+        let both = [0x40, 0x41].map(|frame| rules.frames().get(Frame(frame)) != FrameState::Data);
+        assert_ne!(both, [true, true], "{first:#x} {value:#x}");
+    }
+}
+
+/// Text and init text of one module, one where the other is: what was there ends.
+#[test]
+fn a_module_does_not_lie_over_itself() {
+    let content = |region: usize| -> PageBytes { std::array::from_fn(|i| filler(region, i)) };
+    let module = |b: &mut Builder| {
+        assert_eq!(b.module("own", &[VarClass::Code, VarClass::Code]), (0, 0));
+        b.begin_module(0);
+        for (base, region, kind) in [(0, 20, RegionKind::ModuleText), (1, 21, RegionKind::ModuleInit)] {
+            let (bytes, sites) = (content(region).to_vec(), Vec::new());
+            b.region(RegionDef { module: 0, kind, base, bytes, sites, symbols: function() }).unwrap();
+        }
+    };
+    let text = MODULES.start + 0x10_0000;
+    for [first, second] in [[20, 21], [21, 20]] {
+        let mut stage = Stage::new(file(module));
+        let (mut rules, mut ram) = booted(&mut stage);
+        assert!(runs(&mut rules, &mut ram, 0x40, content(first), text));
+        assert!(runs(&mut rules, &mut ram, 0x41, content(second), text));
+        let states = [0x40, 0x41].map(|frame| rules.frames().get(Frame(frame)) == FrameState::Data);
+        assert_eq!(states, [true, false], "{first}");
+        let mut places = [rules.variable(0), rules.variable(1)];
+        places.sort();
+        assert_eq!(places, [0, text], "{first}");
     }
 }
