@@ -71,14 +71,14 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// Length of the approval that begins here, from its header alone, so that a loader knows how much to move.
 pub fn length(header: &[u8]) -> Result<u64, Error> {
-    if header.len() < HEADER_LEN {
-        return Err(Error::Truncated);
-    }
     if header.starts_with(&GZIP) {
         return Err(Error::Compressed);
     }
-    if header[..8] != MAGIC {
+    if !header.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic) {
         return Err(Error::NotAnApproval);
+    }
+    if header.len() < HEADER_LEN {
+        return Err(Error::Truncated);
     }
     match u32_at(header, 8) {
         VERSION => Ok(u64_at(header, 16)),

@@ -383,7 +383,7 @@ pub enum SiteKind {
     Trampoline,
     /// Run-time constant `index`: the link-time value, then the value of that constant.
     Const,
-    /// A field of the instruction `call`/`jmp` inside the kernel's own ftrace code: `e8` to any function.
+    /// The instruction inside the kernel's own ftrace code that calls the tracer: `e8` to any function, or a NOP.
     FtraceCall,
     /// 2 bytes, a real-mode segment: (expression `index` + `arg`) / 16.
     Segment,

@@ -4,7 +4,7 @@ use object::LittleEndian;
 use object::elf::{FileHeader64, PT_LOAD, SHF_ALLOC, SHT_NOBITS};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 
-use crate::bytes::{i32_at, u64_at};
+use crate::bytes::u64_at;
 
 /// Addresses this close to the end of the address space belong to no section, so that sums stay below it.
 const MARGIN: u64 = 1 << 20;
@@ -127,12 +127,6 @@ impl<'a> Image<'a> {
         let tail = &section.bytes[(address - section.address) as usize..];
         let text = tail.split(|b| *b == 0).next().unwrap_or_default();
         String::from_utf8(text.to_vec()).with_context(|| format!("string at {address:#x}"))
-    }
-
-    /// What the self-relative `s32` at `address` points at.
-    pub fn self_relative(&self, address: u64) -> Result<u64> {
-        let offset = i32_at(self.bytes(address, 4)?, 0).unwrap_or_default();
-        Ok(address.wrapping_add_signed(offset as i64))
     }
 }
 

@@ -113,17 +113,25 @@ struct LeftOut<'a> {
 
 fn make(kernel: &Path, modules: &[PathBuf], output: &Path, json: bool) -> Result<()> {
     let file = std::fs::read(kernel).with_context(|| kernel.display().to_string())?;
+    let target = target(output, kernel, modules).with_context(|| output.display().to_string())?;
     let bar = progress_bar();
     let made = approve(&kernel.display().to_string(), &file, modules, &|step| bar.set_message(step.to_owned()));
     bar.finish_and_clear();
     let made = made?;
     // A module of a directory may be one of another kernel; one that is named must be approved.
-    if let Some(l) = made.left_out.iter().find(|l| modules.contains(&l.path)) {
-        bail!("{}: {}", l.path.display(), l.reason);
+    for named in modules {
+        let path = named.canonicalize().with_context(|| named.display().to_string())?;
+        if let Some(l) = made.left_out.iter().find(|l| l.path == path) {
+            bail!("{}: {}", named.display(), l.reason);
+        }
+    }
+    if let ([first, rest @ ..], 0) = (&made.left_out[..], made.modules) {
+        let others = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
+        bail!("none of the modules can be approved: {}{others}: {}", first.path.display(), first.reason);
     }
     let packed = output.extension().is_some_and(|e| e == "gz").then(|| packed::pack(&made.bytes)).transpose()?;
     let file = packed.as_ref().unwrap_or(&made.bytes);
-    write_whole(output, file).with_context(|| output.display().to_string())?;
+    write_whole(&target, file).with_context(|| output.display().to_string())?;
     report(&made, file.len(), output, json)
 }
 
@@ -228,12 +236,28 @@ fn progress_bar() -> ProgressBar {
     bar
 }
 
+/// The file that is to be written: what a link leads to, but no device, nor anything that the approval is made from.
+fn target(output: &Path, kernel: &Path, modules: &[PathBuf]) -> Result<PathBuf> {
+    let Ok(there) = output.canonicalize() else { return Ok(output.to_owned()) };
+    if there.is_dir() {
+        bail!("is a directory");
+    }
+    if !there.is_file() {
+        bail!("is not a regular file");
+    }
+    if [kernel]
+        .into_iter()
+        .chain(modules.iter().map(PathBuf::as_path))
+        .any(|input| input.canonicalize().is_ok_and(|input| input == there))
+    {
+        bail!("is one of the files to approve");
+    }
+    Ok(there)
+}
+
 /// Writes a file that is either complete or not there.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().ok_or_else(|| anyhow!("not a file name"))?;
-    if path.is_dir() {
-        bail!("is a directory");
-    }
     let mut partial = name.to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let partial = path.with_file_name(partial);

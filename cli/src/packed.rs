@@ -1,7 +1,7 @@
 //! Approvals at less than half their size: gzip, which GRUB unpacks while it loads them
 use std::io::{Read, Write};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
@@ -24,7 +24,7 @@ pub fn unpack(file: Vec<u8>) -> Result<Vec<u8>> {
     }
     let mut plain = Vec::new();
     let mut packed = GzDecoder::new(&file[..]).take(LONGEST);
-    packed.read_to_end(&mut plain)?;
+    packed.read_to_end(&mut plain).context("the compressed file is truncated or damaged")?;
     ensure!((plain.len() as u64) < LONGEST, "longer than any approval once unpacked");
     ensure!(packed.into_inner().into_inner().is_empty(), "the compressed file has trailing bytes");
     Ok(plain)

@@ -239,6 +239,31 @@ fn files_that_cannot_be_read_or_written() {
     assert_eq!(place.files(), ["kernel"]);
 }
 
+/// Nothing but an approval gives way to one, and what a link leads to is what is written.
+#[test]
+fn what_is_no_place_for_an_approval() {
+    let place = Place::new("target");
+    let kernel = place.write("kernel", &synthetic::kernel());
+    let helper = place.write("helper.ko", &synthetic::helper(RELEASE));
+    std::os::unix::fs::symlink(&kernel, place.path("link")).unwrap();
+    std::os::unix::net::UnixListener::bind(place.path("socket")).unwrap();
+    for (out, why) in [
+        (&place.path("socket"), "regular file"),
+        (&kernel, "one of the files to approve"),
+        (&helper, "one of the files to approve"),
+        (&place.path("link"), "one of the files to approve"),
+    ] {
+        let line = refusal(&approve(&kernel, &[&helper], out));
+        assert!(line.contains(why) && line.contains(out.to_str().unwrap()), "{line}");
+    }
+    let old = place.write("old", b"the old one");
+    std::os::unix::fs::symlink(&old, place.path("site")).unwrap();
+    assert!(approve(&kernel, &[&helper], &place.path("site")).status.success());
+    assert!(place.path("site").is_symlink());
+    assert!(secvisor(&["verify", old.to_str().unwrap()]).status.success());
+    assert_eq!(place.files(), ["helper.ko", "kernel", "link", "old", "site", "socket"]);
+}
+
 /// What was there before stays as it was.
 #[test]
 fn a_failed_attempt_leaves_the_old_approval() {
@@ -318,7 +343,8 @@ fn a_compressed_approval_is_one() {
     }
     let whole = std::fs::read(&packed).unwrap();
     let cut = place.write("cut.gz", &whole[..whole.len() - 1]);
-    refusal(&secvisor(&["verify", cut.to_str().unwrap()]));
+    let line = refusal(&secvisor(&["verify", cut.to_str().unwrap()]));
+    assert!(line.contains("truncated"), "{line}");
 }
 
 #[test]
@@ -345,12 +371,15 @@ fn modules_of_what_is_left_out() {
     let modules = place.path("modules");
     std::fs::create_dir_all(&modules).unwrap();
     std::fs::write(modules.join("driver.ko"), synthetic::driver(RELEASE)).unwrap();
-    let made = approve(&kernel, &[&modules], &place.path("out"));
-    let errors = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success() && errors.contains("it needs helper"), "{errors}");
-    let line = refusal(&approve(&kernel, &[&modules.join("driver.ko")], &place.path("alone")));
-    assert!(line.contains("it needs helper"), "{line}");
-    assert!(!place.path("alone").exists());
+    let line = refusal(&approve(&kernel, &[&modules], &place.path("out")));
+    assert!(line.contains("none of the modules can be approved: ") && line.contains("it needs helper"), "{line}");
+    // By whatever path it is named.
+    std::os::unix::fs::symlink(modules.join("driver.ko"), place.path("link.ko")).unwrap();
+    for named in [modules.join("driver.ko"), modules.join("../modules/driver.ko"), place.path("link.ko")] {
+        let line = refusal(&approve(&kernel, &[&named], &place.path("out")));
+        assert!(line.contains("it needs helper") && line.contains(named.to_str().unwrap()), "{line}");
+    }
+    assert!(!place.path("out").exists());
 }
 
 #[test]
@@ -368,6 +397,7 @@ fn an_approval_that_is_not_as_it_should_be() {
         ([&whole[..], &[0]].concat(), "trailing"),
         (synthetic::kernel(), "not an approval"),
         (vec![0; 5000], "not an approval"),
+        (b"some text".to_vec(), "not an approval"),
     ];
     for at in [40, 600, 1500, whole.len() - 1] {
         let mut changed = whole.clone();
@@ -422,23 +452,9 @@ fn stock_kernels_and_modules_of_each_other() {
     damaged[middle] ^= 1;
     refused(&place, &damaged);
     let _ = std::fs::remove_file(place.path("kernel"));
-    // Modules of another version: every one is left out, with its reason.
-    let mut found = Vec::new();
-    let mut open = vec![modules];
-    while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            match entry.file_type().is_ok_and(|t| t.is_dir()) {
-                true => open.push(entry.path()),
-                false if entry.file_name().to_string_lossy().contains(".ko") => found.push(entry.path()),
-                false => {}
-            }
-        }
-    }
-    found.sort();
-    found.truncate(3);
-    let paths: Vec<&Path> = found.iter().map(PathBuf::as_path).collect();
-    let made = approve(&old, &paths, &place.path("out"));
-    let errors = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success(), "{errors}");
-    assert_eq!(errors.lines().filter(|l| l.contains("it is a module of Linux 6.12")).count(), found.len(), "{errors}");
+    // Modules of another version: none is left.
+    let line = refusal(&approve(&old, &[&modules], &place.path("out")));
+    assert!(line.contains("none of the modules can be approved: "), "{line}");
+    assert!(line.contains("more)") && line.contains("it is a module of Linux 6.12"), "{line}");
+    assert!(place.files().is_empty());
 }

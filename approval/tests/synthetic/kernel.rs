@@ -38,8 +38,6 @@ pub const LABEL: u64 = IMAGE + 0x9068;
 pub const TRAMPOLINE: u64 = IMAGE + 0x100;
 /// A pointer in the kernel's data.
 pub const POINTER: u64 = IMAGE + 0xe010;
-/// Where it leads before it moves: [`Spec::file`] fills the data with one byte.
-pub const POINTED: u64 = 0x5a5a_5a5a_5a5a_5a5a;
 /// A per-CPU variable.
 pub const PERCPU: To = To::Const(0x1_8040);
 
