@@ -1,4 +1,4 @@
-// Row 11. Where the AP trampoline jumps to, data in low memory, made to lead to a module's bss; the second CPU brought online.
+// Row 18. Where the AP trampoline jumps to, data in low memory, made to lead to a module's bss; the second CPU brought online.
 // Source: Linux, arch/x86/realmode/rm/trampoline_64.S (trampoline_header).
 // Ends: natively succeeded; beneath SecVisor triple-fault, unapproved-code: the second CPU has no interrupt table yet.
 #include "common/attack.h"

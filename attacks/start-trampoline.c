@@ -1,4 +1,4 @@
-// Row 11. The AP trampoline's first bytes in low memory replaced, and the second CPU brought online.
+// Row 18. The AP trampoline's first bytes in low memory replaced, and the second CPU brought online.
 // Source: Linux, arch/x86/realmode/rm/trampoline_64.S.
 // Ends: natively succeeded; beneath SecVisor restored, tampered.
 #include "common/attack.h"

@@ -1,4 +1,4 @@
-// Row 11. The second CPU, offline, started at the attacker's page by INIT and start-up commands through the x2APIC's MSR.
+// Row 18. The second CPU, offline, started at the attacker's page by INIT and start-up commands through the x2APIC's MSR.
 // Source: AMD64 APM 2, 16.11.1 (x2APIC interrupt command register).
 // Ends: natively succeeded; beneath SecVisor refused, unapproved-code.
 #include "common/attack.h"

@@ -1,4 +1,4 @@
-// Row 11. The same commands, written between two registers of the xAPIC's page, where some machines see the register below.
+// Row 18. The same commands, written between two registers of the xAPIC's page, where some machines see the register below.
 // Source: QEMU decodes bits 4 to 11 of the address only (hw/intc/apic.c); APM 2, 16.3.2 leaves such accesses undefined.
 // Ends: natively succeeded; beneath SecVisor refused, apic.
 #include "common/attack.h"

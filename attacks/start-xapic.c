@@ -1,4 +1,4 @@
-// Row 11. The second CPU, offline, started at the attacker's page by INIT and start-up commands through the xAPIC's page.
+// Row 18. The second CPU, offline, started at the attacker's page by INIT and start-up commands through the xAPIC's page.
 // Source: AMD64 APM 2, 16.5 (interrupt commands); Linux, arch/x86/kernel/smpboot.c, does the same.
 // Ends: natively succeeded; beneath SecVisor refused, unapproved-code.
 #include "common/attack.h"

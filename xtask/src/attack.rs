@@ -97,7 +97,7 @@ pub fn attack(options: &Options) -> Result<bool> {
     Ok(results.ok())
 }
 
-/// For `cargo xtask test`: those that share their boot, without SecVisor and beneath it.
+/// For `cargo xtask test`: those that share their boot with many, with one CPU and with two, without SecVisor and beneath it.
 pub fn test(line: Line) -> Result<()> {
     let kernel = Kernel::obtain(line)?;
     let mut attacks = manifest::read()?;

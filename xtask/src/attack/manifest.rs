@@ -21,14 +21,14 @@ impl Boots {
         Boots { group, feature: Some(feature).filter(|feature| !feature.is_empty()).map(str::to_string) }
     }
 
-    /// Whether it shares its boot with most of the others.
+    /// Whether it shares its boot with many of the others.
     pub fn shared(&self) -> bool {
-        self.group == SHARED
+        SHARED.contains(&self.group.as_str())
     }
 }
 
-/// The largest group.
-const SHARED: &str = "shared";
+/// The largest groups: of one CPU, and of two.
+const SHARED: [&str; 2] = ["shared", "cpus"];
 
 /// A group of its own.
 const OWN: &str = "own";
