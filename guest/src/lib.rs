@@ -1,3 +1,4 @@
 //! What the guest's programs share.
 
+pub mod affinity;
 pub mod vulnerable;

@@ -1,6 +1,7 @@
 //! SecVisor's counters, as far as they say what an operation cost
 
 use crate::hypercall::counter;
+use secvisor_amd64::exit::REASONS;
 
 /// Index of the counter of view switches.
 const SWITCHES: u64 = 9;
@@ -10,22 +11,6 @@ const FLUSHES: u64 = 10;
 const EXITS: u64 = 12;
 /// Index of the counter of writes to approved frames since the first user-mode instruction.
 pub const WRITES_AFTER_BOOT: u64 = 7;
-
-/// Why the guest was left, in the order of the counters.
-const REASONS: [&str; 12] = [
-    "syscall",
-    "page-fault",
-    "exception",
-    "interrupt",
-    "nmi",
-    "cpuid",
-    "int-n",
-    "io",
-    "msr",
-    "hypercall",
-    "nested-fault",
-    "other",
-];
 
 /// The reason that asking for a counter is.
 const HYPERCALL: usize = 9;

@@ -1,6 +1,7 @@
 //! What several CPUs do of what one does: null system calls, in one run
 
 use crate::hypercall::counter;
+use secvisor_guest::affinity::stay_on;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -44,12 +45,7 @@ fn calls(cpus: usize, time: Duration) -> u64 {
 }
 
 fn call(cpu: usize, over: &AtomicBool) -> u64 {
-    // SAFETY: the set is on the stack and as large as said.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0, "CPU {cpu} is not there");
-    }
+    stay_on(cpu).unwrap_or_else(|error| panic!("no CPU {cpu}: {error}"));
     let mut count = 0;
     while !over.load(Ordering::Relaxed) {
         for _ in 0..100 {

@@ -2,6 +2,7 @@
 
 use crate::done;
 use crate::outcome::{Ending, Outcome};
+use secvisor_guest::affinity::stay;
 use secvisor_guest::vulnerable::{SMEP_AND_SMAP, Vulnerable};
 use std::fs;
 use std::io;
@@ -59,6 +60,8 @@ pub fn user_page_code() -> Result<Outcome, Outcome> {
 /// Clears NX, SMEP and SMAP, so that nothing of Linux or the CPU's stands in the way, and calls.
 fn call_unprotected(device: &Vulnerable, address: u64, place: &str) -> Result<Outcome, Outcome> {
     device.make_executable(address)?;
+    // Each CPU has a CR4 of its own.
+    stay()?;
     device.clear_cr4(SMEP_AND_SMAP)?;
     if device.protections()?.keep_kernel_out() {
         return Err(done(Ending::Failed, "SMEP and SMAP stay on"));

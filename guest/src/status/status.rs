@@ -1,15 +1,16 @@
 //! The counters, read and shown.
 
 use crate::hypercall::counter;
+use secvisor_amd64::exit::REASONS;
 use std::fmt::Write;
 
 /// The single counters in the order of their indices: their keys, and what they mean.
 const SINGLE: [(&str, &str); 12] = [
-    ("version", "version of SecVisor"),
+    ("version", "version of the interface"),
     ("booted", "the first program has run (1) or not yet (0)"),
     ("frames_approved", "frames approved now"),
     ("pages_verified", "pages verified"),
-    ("refused", "pages refused"),
+    ("refused", "fetches refused"),
     ("restored", "pages put back"),
     ("writes_to_approved", "writes to approved frames"),
     ("writes_to_approved_after_boot", "the same after boot"),
@@ -21,22 +22,6 @@ const SINGLE: [(&str, &str); 12] = [
 
 /// The counter that says where the exits' counters start, and in its upper half how many there are.
 const EXITS: u64 = 12;
-
-/// Why the guest was left, in the order of the counters.
-const REASONS: [&str; 12] = [
-    "syscall",
-    "page-fault",
-    "exception",
-    "interrupt",
-    "nmi",
-    "cpuid",
-    "int-n",
-    "io",
-    "msr",
-    "hypercall",
-    "nested-fault",
-    "other",
-];
 
 /// All counters at about the same time.
 pub struct Status {
