@@ -31,7 +31,7 @@ pub const MASKED: [Masked; 9] = [
         0,
         1,
         1 << 3,
-        "scalable machine check: its MSRs lie outside the permissions map, the legacy ones do",
+        "scalable machine check: its MSRs lie outside the permissions map, the legacy ones do not",
     ),
     mask(0x8000_0008, 0, 1, 1 << 3, "INVLPGB: a guest may not invalidate other CPUs' TLBs by itself"),
     mask(0x8000_001f, 0, 0, u32::MAX, "memory encryption: a frame under two keys would have two contents"),
@@ -47,7 +47,3 @@ pub const SVM_NESTED_PAGING: u32 = 1 << 0;
 pub const SVM_NRIPS: u32 = 1 << 3;
 /// Leaf 80000001h, ECX: SVM.
 pub const EXT_SVM: u32 = 1 << 2;
-/// Leaf 80000001h, EDX: no-execute.
-pub const EXT_NX: u32 = 1 << 20;
-/// Leaf 80000001h, EDX: 1 GiB pages.
-pub const EXT_PAGE_1G: u32 = 1 << 26;

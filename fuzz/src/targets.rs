@@ -130,7 +130,7 @@ fn drive(file: Vec<u8>, script: &[u8]) {
             }
             _ => Event::Write { frame, from_within: what & 8 != 0 },
         };
-        if let Verdict::Step(_) = rules.step(&mut ram, event) {
+        if let Verdict::Step = rules.step(&mut ram, event) {
             let _ = rules.step(&mut ram, Event::Write { frame, from_within: false });
         }
         ram.room = usize::MAX;

@@ -226,7 +226,7 @@ impl<'w> Machine<'w> {
         let mut rules = Rules::resume(memory, Frame(KERNEL as u64), &self.rests.get(remembered.rest));
         let ending = match rules.step(&mut ram, event) {
             Verdict::Resume | Verdict::Restored(_) => Ending::Resume,
-            Verdict::Step(_) => Ending::Step,
+            Verdict::Step => Ending::Step,
             Verdict::Refuse(_) => Ending::Refuse,
             Verdict::Wait => Ending::Wait,
         };

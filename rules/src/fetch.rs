@@ -61,7 +61,7 @@ impl Rules<'_> {
                 self.pages.keep(page, machine.page(frame));
                 self.approve(machine, frame, page, proof)
             }
-            Ok(Match { proof, unfinished: Some(site) }) => {
+            Ok(Match { unfinished: Some(site), .. }) => {
                 // None of the instruction's bytes may be unverified. Before user mode runs, instructions begin where
                 // the approval says, so that none reaches into a site from before; later any could come.
                 let (at, longest) = ((va & 0xfff) as usize, if self.booted { MAX_STEP } else { 1 });
@@ -75,7 +75,7 @@ impl Rules<'_> {
                         false => self.put_back(machine, frame, &place, site.start as u16),
                     };
                 }
-                Verdict::Step(proof)
+                Verdict::Step
             }
             // Once: one that is met may end another.
             Err(_) if !circumstances.met && self.meet_callees(machine, frame, place.va, Some(page)) => {

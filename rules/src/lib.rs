@@ -5,7 +5,8 @@
 //!
 //! Invariants, and where each is kept:
 //! - **INV-1** A frame is executable in kernel mode only while it is [`FrameState::Approved`], and becomes so only
-//!   with an [`Approved`], whose one constructor is in [`page`], behind the comparison of every byte.
+//!   with an [`Approved`], whose two constructors are in [`page`]: behind the comparison of every byte, and for what the
+//!   loader has just written.
 //! - **INV-2** What is compared can no longer change: a frame is frozen before it is compared ([`fetch`]).
 //! - **INV-3** An approved frame is not writable; the first write makes it data ([`write`](mod@write)).
 //! - **INV-4** Kernel pages are approved only in the frames the loader put them in; module pages only as part of

@@ -8,16 +8,9 @@ use crate::check::{Check, made};
 use crate::site::{Bindings, Context, Phase, Seen};
 use crate::{Frame, FrameState, Machine, Rules};
 
-/// Proof that a frozen frame holds a page of the approval. The one constructor is behind the comparison
-/// ([`Rules::compare`]); the loader's copy of the kernel is the other way to be right ([`Rules::loaded`]).
+/// Proof that a frozen frame holds a page of the approval. It has two constructors: behind the comparison
+/// ([`Rules::compare`]), and for the loader's copy of the kernel ([`Rules::loaded`]).
 pub struct Approved(());
-
-impl Approved {
-    /// Of a frame that was approved and is frozen now.
-    pub(crate) fn until_now() -> Self {
-        Self(())
-    }
-}
 
 /// The offset of the first byte that is not as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

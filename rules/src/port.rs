@@ -1,7 +1,7 @@
 //! Which I/O ports the guest may write, and what
 //!
-//! Four things behind ports could undo the protection: sleep (resume would run outside SecVisor), the host bridge's
-//! configuration (it decides what is RAM), a reset of the CPU alone, and the report's UART.
+//! Three things behind ports could undo the protection: sleep (resume would run outside SecVisor), the host bridge's
+//! configuration (it decides what is RAM), and a reset of the CPU alone. The report's UART is the hypervisor's own affair.
 
 /// Registers of the machine that are known at launch.
 #[derive(Clone, Copy, Debug, Default)]

@@ -66,7 +66,7 @@ pub enum Verdict {
     Resume,
     /// Let the guest execute one instruction, in a window on this frame, which is frozen for everybody else: Linux is
     /// writing a site of the page it runs from, and all of the page but that site is verified.
-    Step(Approved),
+    Step,
     /// Let the guest try again: the page is not right, but may become so, see `tries`.
     Wait,
     /// As [`Self::Resume`], and report: a tampered page was put back.

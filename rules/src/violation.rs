@@ -80,6 +80,7 @@ mod tests {
             (UserFetch, "user-fetch"),
             (Register, "register"),
             (Port, "port"),
+            (Apic, "apic"),
             (HeldDevice, "held-device"),
             (Instruction, "instruction"),
             (OutOfTables, "out-of-tables"),

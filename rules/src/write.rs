@@ -1,5 +1,5 @@
 //! A write to an approved frame: it becomes data
-use crate::{Access, Approved, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
+use crate::{Access, Frame, FrameState, Machine, Rule, Rules, Verdict, Violation};
 
 impl Rules<'_> {
     /// `INV-3`: the right to execute is gone, on every CPU, before the right to write is given.
@@ -10,7 +10,7 @@ impl Rules<'_> {
                 self.counters.writes_after_boot += self.booted as u64;
                 if from_within {
                     self.demote(machine, frame, page, Access::Frozen);
-                    return Verdict::Step(Approved::until_now());
+                    return Verdict::Step;
                 }
                 self.demote(machine, frame, page, Access::Data);
                 Verdict::Resume

@@ -55,8 +55,12 @@ pub fn as_documented() -> Result<()> {
     let object: Value = said.lines().last().and_then(|last| serde_json::from_str(last).ok()).unwrap_or_default();
     ensure!(output.status.success() && object["ok"] == true, "{said}{}", String::from_utf8_lossy(&output.stderr));
     let table = fs::read_to_string(workspace::root().join(TABLE)).with_context(|| format!("no {TABLE}"))?;
-    let missing: Vec<_> = rows(&said).into_iter().filter(|row| !table.lines().any(|line| row.is(line))).collect();
-    ensure!(missing.is_empty(), "{TABLE} lacks: {}", missing.iter().map(Row::show).collect::<Vec<_>>().join("; "));
+    let rows = rows(&said);
+    let missing: Vec<_> = rows.iter().filter(|row| !table.lines().any(|line| row.is(line))).map(Row::show).collect();
+    ensure!(missing.is_empty(), "{TABLE} lacks: {}", missing.join("; "));
+    // A check or machine that is in the table only.
+    let listed = table.lines().filter(|line| Row::names(line)).count();
+    ensure!(listed == rows.len(), "{TABLE} has {listed} rows, the model says {}", rows.len());
     Ok(())
 }
 
@@ -84,6 +88,12 @@ impl Row<'_> {
     fn is(&self, line: &str) -> bool {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
         cells.len() > 2 && cells.first() == Some(&self.0) && cells.ends_with(&self.1)
+    }
+
+    /// Whether a line of the document is one of these rows: its last cell but one is a number.
+    fn names(line: &str) -> bool {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        matches!(cells[..], ["", _, _, number, _, ""] if number.replace(',', "").parse::<u32>().is_ok())
     }
 
     fn show(&self) -> String {
@@ -119,6 +129,8 @@ mod tests {
         );
         assert!(freeze.is("| `freeze` | a frame is frozen | 2 | bytes change |"));
         assert!(!freeze.is("| `freeze` | a frame is frozen | 3 | bytes change |") && !freeze.is("| freeze |"));
+        assert!(Row::names("| kernel | two pages | 189,524 | 17 |") && Row::names("| `x` | what it is | 2 | bytes |"));
+        assert!(!Row::names("| machine | | states | longest way |") && !Row::names("|---|---|---:|---|"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that can fail, counted.
 
+use crate::kernel::{Kernel, Line};
 use crate::scenario::{self, Scenario};
 use crate::{model, toolchain, workspace};
 use anyhow::{Result, ensure};
@@ -27,6 +28,8 @@ pub fn all(only: Option<&str>) -> Result<bool> {
         let lint = cmd!(shell, "cargo clippy --quiet").args(HOST).args(["--all-targets", "--", "-D", "warnings"]);
         tally.check("lint", || Ok(lint.quiet().run()?));
         tally.check("lint-hypervisor", toolchain::lint_hypervisor);
+        // Some of the host's tests read them.
+        tally.check("kernels", || Line::USUAL.into_iter().try_for_each(|line| Kernel::obtain(line).map(|_| ())));
         tally.host_tests(&shell)?;
         tally.check("model", model::as_documented);
         tally.check("model-2-cpus", model::two_cpus);

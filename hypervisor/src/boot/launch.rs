@@ -221,8 +221,8 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
     }
     let kept_bytes: u64 = kept.iter().map(|r| r.end - r.start).sum();
     report!(
-        "kernel {release}, {} pages approved, hypervisor memory {} KiB",
-        reference_pages(&rules),
+        "kernel {release}, {} pages in the approval, hypervisor memory {} KiB",
+        rules.view().pages(),
         kept_bytes / 1024
     );
     let mut io_apics = [None; IO_APICS];
@@ -278,10 +278,6 @@ pub fn launch(magic: u32, loader: u32) -> Result<&'static mut Vcpu, Error> {
     report!("CPUs: {cpu_count}");
     first.prepare(|vmcb: &mut Vmcb| guest::initial_state(vmcb, &low, entry), low.base);
     Ok(first)
-}
-
-fn reference_pages(rules: &Rules<'_>) -> usize {
-    rules.view().pages()
 }
 
 fn image_range() -> Range<u64> {

@@ -81,7 +81,7 @@ impl Vcpu {
             RulesEvent::KernelFetch { frame, va: va & !0xfff | self.linear_rip() & 0xfff, patching, tries },
         );
         match verdict {
-            Verdict::Step(_) if self.open_window(&core, Purpose::SelfPatch, [Some(frame), None]) => return,
+            Verdict::Step if self.open_window(&core, Purpose::SelfPatch, [Some(frame), None]) => return,
             Verdict::Wait => core.suspects.note(frame),
             _ => core.suspects.forget(frame),
         }
@@ -183,7 +183,7 @@ impl Vcpu {
         let machine = self.machine;
         let mut core = machine.core.lock();
         let mut verdict = self.step(&mut core, RulesEvent::Write { frame, from_within });
-        if let Verdict::Step(_) = verdict {
+        if let Verdict::Step = verdict {
             if self.open_window(&core, Purpose::SelfPatch, [Some(frame), None]) {
                 return;
             }

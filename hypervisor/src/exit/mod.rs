@@ -9,7 +9,7 @@
 //! | [`syscall`] | SYSCALL, which is #UD in the user view |
 //! | [`segment`] | segment loads, which are #GP in the user view |
 //! | [`register`] | MSRs, CPUID |
-//! | [`port`] | the report's UART |
+//! | [`port`] | I/O ports: the report's UART, and those that the rules watch |
 //! | [`call`] | VMMCALL |
 mod apic;
 mod call;
@@ -68,7 +68,7 @@ impl Vcpu {
         match verdict {
             Verdict::Resume | Verdict::Wait => {}
             // Where no window can be opened.
-            Verdict::Step(_) => self.inject(Event::exception_with(vector::GP, 0)),
+            Verdict::Step => self.inject(Event::exception_with(vector::GP, 0)),
             Verdict::Restored(violation) => self.restored(violation),
             Verdict::Refuse(violation) => {
                 self.violation(violation);

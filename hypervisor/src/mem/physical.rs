@@ -90,14 +90,14 @@ pub unsafe fn read(address: u64, bytes: &mut [u8]) {
     }
 }
 
-/// Reads two bytes of guest RAM once.
+/// Reads two bytes of guest RAM, each once: somebody may write between them.
 ///
 /// # Safety
 /// Both are in guest RAM.
 #[inline]
 pub unsafe fn pair(address: u64) -> u16 {
     // SAFETY: the caller's.
-    unsafe { (address as *const u16).read_unaligned() }
+    u16::from_le_bytes(unsafe { [byte(address), byte(address + 1)] })
 }
 
 /// Reads a byte of guest RAM once.

@@ -356,7 +356,7 @@ impl<'a> World<'a> {
             self.rules.step(&mut self.ram, Event::KernelFetch { frame, va, patching, tries: patience.then_some(0) });
         let outcome = match verdict {
             Verdict::Resume => Outcome::Runs,
-            Verdict::Step(_) => Outcome::Step,
+            Verdict::Step => Outcome::Step,
             Verdict::Wait => Outcome::Waits,
             Verdict::Restored(v) => Outcome::Restored(v),
             Verdict::Refuse(v) => Outcome::Refused(v),

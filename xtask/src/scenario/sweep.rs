@@ -78,7 +78,7 @@ pub fn figures(stage: &Stage, cpus: u32, modules: usize) -> Result<Swept> {
     let modules = spread(stage, modules)?;
     let guest = sweep(stage, Setting::Beneath, &modules, TOGETHER, cpus)?;
     let report = guest.report()?;
-    let line = report.iter().find(|line| line.contains(" pages approved, hypervisor memory "));
+    let line = report.iter().find(|line| line.contains(" pages in the approval, hypervisor memory "));
     let mut numbers = line.into_iter().flat_map(|line| line.rsplit([' ', ','])).filter_map(|word| word.parse().ok());
     let (kib, pages) = (numbers.next().context("no figures")?, numbers.next().context("no figures")?);
     let violations = violations(&guest)?.len();
@@ -125,7 +125,13 @@ pub fn all(stage: &Stage) -> Result<()> {
     println!("  {}: {worked} of {} modules loaded and unloaded", stage.kernel.release, modules.len());
     let otherwise: Vec<_> =
         got.iter().zip(&want).filter(|(got, want)| got != want && !got.starts_with(NEEDS_SVM)).collect();
-    ensure!(got.len() == want.len() && otherwise.is_empty(), "{otherwise:?}; {}", beneath.where_to_look());
+    ensure!(
+        got.len() == modules.len() && want.len() == modules.len(),
+        "not all were tried; {}",
+        beneath.where_to_look()
+    );
+    ensure!(otherwise.is_empty(), "{otherwise:?}; {}", beneath.where_to_look());
+    ensure!(worked * 100 >= modules.len() * AT_LEAST_PERCENT, "only {worked} worked; {}", beneath.where_to_look());
     no_violations(&beneath)?;
     native.finish()?;
     beneath.finish()
