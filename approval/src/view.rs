@@ -2,6 +2,7 @@
 //!
 //! A [`View`] comes from [`crate::open::open`] alone, which has checked every index; nothing here fails.
 use core::fmt;
+use core::ops::Range;
 
 use crate::wire::*;
 
@@ -93,7 +94,7 @@ impl<'a> View<'a> {
     }
     /// Indices of the sites that start in a page.
     #[inline]
-    pub fn sites_of(&self, page: usize) -> core::ops::Range<usize> {
+    pub fn sites_of(&self, page: usize) -> Range<usize> {
         self.page_table.at(page).first_site as usize..self.page_table.at(page + 1).first_site as usize
     }
     /// The bytes of a variant of length `len`, before fixes.
@@ -118,33 +119,32 @@ impl<'a> View<'a> {
     }
     /// The symbol that covers an offset of a region.
     pub fn symbol_at(&self, region: &Region, offset: u32) -> Option<Symbol> {
-        let (mut low, mut high) = (region.first_symbol as usize, (region.first_symbol + region.symbols) as usize);
-        let first = low;
-        while low < high {
-            let mid = low.midpoint(high);
-            if self.symbols.at(mid).offset <= offset { low = mid + 1 } else { high = mid }
-        }
-        (low > first).then(|| self.symbols.at(low - 1))
+        self.symbols_to(region, offset).last().map(|i| self.symbols.at(i))
     }
     /// Whether a function of the region starts at `offset`. Several symbols may share an offset.
     pub fn function_at(&self, region: &Region, offset: u32) -> bool {
-        let (first, mut low) = (region.first_symbol as usize, region.first_symbol as usize);
-        let mut high = first + region.symbols as usize;
-        while low < high {
-            let mid = low.midpoint(high);
-            if self.symbols.at(mid).offset <= offset { low = mid + 1 } else { high = mid }
-        }
-        (first..low).rev().map(|i| self.symbols.at(i)).take_while(|s| s.offset == offset).any(|s| s.is_function())
+        let to = self.symbols_to(region, offset).rev().map(|i| self.symbols.at(i));
+        to.take_while(|s| s.offset == offset).any(|s| s.is_function())
+    }
+    /// Indices of a region's symbols that are not behind `offset`.
+    fn symbols_to(&self, region: &Region, offset: u32) -> Range<usize> {
+        let first = region.first_symbol as usize;
+        first..partition_point(first..first + region.symbols as usize, |i| self.symbols.at(i).offset <= offset)
     }
     /// The region that holds a page.
     pub fn region_of_page(&self, page: u32) -> usize {
-        let (mut low, mut high) = (0, self.regions.len());
-        while low < high {
-            let mid = low.midpoint(high);
-            if self.regions.at(mid).first_page <= page { low = mid + 1 } else { high = mid }
-        }
-        low - 1
+        partition_point(0..self.regions.len(), |i| self.regions.at(i).first_page <= page) - 1
     }
+}
+
+/// The first index for which `holds` does not, if it holds for all before that and for none behind.
+fn partition_point(indices: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    let Range { start: mut low, end: mut high } = indices;
+    while low < high {
+        let mid = low.midpoint(high);
+        if holds(mid) { low = mid + 1 } else { high = mid }
+    }
+    low
 }
 
 /// The two parts of a symbol's name.

@@ -5,6 +5,7 @@
 use secvisor_rules::Frame;
 use secvisor_rules::port::{self, Ports};
 
+use super::info::{u32_at, u64_at};
 use crate::mem::physical;
 
 /// Length of the header every table begins with.
@@ -68,14 +69,6 @@ fn table(address: u64) -> Option<&'static [u8]> {
     // SAFETY: as above.
     let bytes = unsafe { physical::bytes(address, len) };
     (bytes.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)) == 0).then_some(bytes)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u32_at(bytes, at) as u64 | (u32_at(bytes, at + 4) as u64) << 32
 }
 
 /// The sleep registers: FADT (ACPI 6.5, 5.2.9) and the `_S5_` package of the DSDT (7.4.2).

@@ -177,10 +177,12 @@ impl BootInfo {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+/// A number in a table of the firmware's or the loader's.
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+/// As above.
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u32_at(bytes, at) as u64 | (u32_at(bytes, at + 4) as u64) << 32
 }
