@@ -56,7 +56,7 @@ pub const CASES: [Case; 15] = [
     case("command-line-too-long", "the command line is too long", |start| start.cmdline().extend(["x"; 3000])),
     case("no-svm", "the processor has no SVM", |start| start.machine.qemu.cpu += ",svm=off"),
     case("no-nested-paging", "the processor has no nested paging", |start| start.machine.qemu.cpu += ",npt=off"),
-    case("little-memory", "too little memory", |start| start.machine.memory_mib = 128),
+    case("little-memory", "too little memory", |start| start.machine.memory_mib = 104),
     // What is loaded just fits: in less, QEMU loads it over the firmware's tables.
     case("tiny-memory", "memory", |start| start.machine.memory_mib = 80),
 ];
