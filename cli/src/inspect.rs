@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::bytes::hex;
 use crate::check::{bytes, placed, sites};
+use crate::count::count;
 use crate::gather::OWN_CONDITIONS;
 
 /// An opened approval.
@@ -453,9 +454,10 @@ pub fn condition(raw: u16) -> String {
 }
 
 fn figures(out: &mut String, part: &Part) {
-    let code = format!("{} regions, {} pages, {} symbols", part.regions, part.pages, part.symbols);
-    let total: usize = part.sites.values().sum();
-    let _ = writeln!(out, "  {code}\n  {total} patch sites");
+    let [regions, pages] = [count(part.regions, "region"), count(part.pages, "page")];
+    let symbols = count(part.symbols, "symbol");
+    let sites = count(part.sites.values().sum(), "patch site");
+    let _ = writeln!(out, "  {regions}, {pages}, {symbols}\n  {sites}");
     for (kind, count) in &part.sites {
         let _ = writeln!(out, "    {count:>9}  {kind}");
     }
@@ -483,7 +485,7 @@ impl std::fmt::Display for Summary {
         figures(&mut out, &self.trampoline);
         let _ = writeln!(out, "Tracers");
         figures(&mut out, &self.tracers);
-        let _ = writeln!(out, "{} modules", self.modules);
+        let _ = writeln!(out, "{}", count(self.modules, "module"));
         if self.modules > 0 {
             figures(&mut out, &self.module_code);
         }
@@ -498,7 +500,8 @@ impl std::fmt::Display for ModuleInfo {
             write!(f, "\n  placed by Linux: {}", self.variables.join(", "))?;
         }
         for r in &self.regions {
-            write!(f, "\n  {}: {} pages, {} symbols, {} patch sites", r.kind, r.pages, r.symbols, r.sites)?;
+            let [pages, symbols] = [count(r.pages as usize, "page"), count(r.symbols as usize, "symbol")];
+            write!(f, "\n  {}: {pages}, {symbols}, {}", r.kind, count(r.sites, "patch site"))?;
         }
         self.sites.iter().try_for_each(|(kind, count)| write!(f, "\n    {count:>9}  {kind}"))
     }
@@ -506,7 +509,7 @@ impl std::fmt::Display for ModuleInfo {
 
 impl std::fmt::Display for Listing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} patch sites", self.title, self.sites.len())?;
+        write!(f, "{}: {}", self.title, count(self.sites.len(), "patch site"))?;
         for s in &self.sites {
             write!(f, "\n{} <{}> {}: {}", s.address, s.symbol, s.kind, s.approved)?;
             for v in &s.values {

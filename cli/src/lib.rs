@@ -14,6 +14,7 @@ pub mod bzimage;
 pub mod call_forms;
 pub mod check;
 pub mod code;
+pub mod count;
 pub mod elf;
 pub mod emit;
 pub mod flavor;

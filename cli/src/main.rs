@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use secvisor::approve::{Approved, approve};
 use secvisor::check;
+use secvisor::count::count;
 use secvisor::inspect::{self, Approval};
 use secvisor::packed;
 use secvisor_approval::view;
@@ -153,8 +154,9 @@ fn report(made: &Approved, bytes: usize, output: &Path, json: bool) -> Result<()
     }
     let size = bytes as f64 / f64::from(1 << 20);
     say(&format!(
-        "Approved Linux {release}: {} kernel pages, {modules} modules ({} left out), {size:.1} MiB in {}",
-        kernel.pages,
+        "Approved Linux {release}: {}, {} ({} left out), {size:.1} MiB in {}",
+        count(kernel.pages, "kernel page"),
+        count(*modules, "module"),
         left_out.len(),
         output.display()
     ))
@@ -199,7 +201,8 @@ fn verify(file: &Path, json: bool) -> Result<()> {
     if json {
         return print_json(&Verified { sound: true, release, pages, modules });
     }
-    say(&format!("{}: sound, for Linux {release}: {pages} pages, {modules} modules", file.display()))
+    let (pages, modules) = (count(pages, "page"), count(modules, "module"));
+    say(&format!("{}: sound, for Linux {release}: {pages}, {modules}", file.display()))
 }
 
 fn show<T: Serialize + std::fmt::Display>(what: &T, json: bool) -> Result<()> {

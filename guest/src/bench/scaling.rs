@@ -1,5 +1,6 @@
 //! What several CPUs do of what one does: null system calls, in one run
 
+use crate::counters::Counters;
 use crate::hypercall::counter;
 use secvisor_guest::affinity::stay_on;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +15,18 @@ const CONTENDED: u64 = 33;
 /// System calls that the first so many CPUs make in the same time; then on one CPU again. One object.
 pub fn measure(cpus: usize, time: Duration, beneath: bool) -> String {
     let ask = |index| if beneath { counter(index).unwrap_or(0) } else { 0 };
+    let exits = || if beneath { Counters::read().total() } else { 0 };
     let _warm = calls(cpus, time / 4);
     let before = calls(1, time);
-    let (shootdowns, contended) = (ask(SHOOTDOWNS), ask(CONTENDED));
+    let (shootdowns, contended, earlier) = (ask(SHOOTDOWNS), ask(CONTENDED), exits());
     let all = calls(cpus, time);
+    let exits = exits() - earlier;
     let (shootdowns, contended) = (ask(SHOOTDOWNS) - shootdowns, ask(CONTENDED) - contended);
     let after = calls(1, time);
     let one = (before + after) / 2;
     format!(
-        "{{\"scaling\":{{\"cpus\":{cpus},\"one\":{one},\"all\":{all},\"shootdowns\":{shootdowns},\"contended\":{contended}}}}}"
+        "{{\"scaling\":{{\"cpus\":{cpus},\"one\":{one},\"all\":{all},\"exits\":{exits},\"shootdowns\":{shootdowns},\
+         \"contended\":{contended}}}}}"
     )
 }
 

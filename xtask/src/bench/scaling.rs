@@ -19,6 +19,9 @@ const CPUS: u32 = 2;
 /// One CPU does at most this part of what two do: two do 1.8 times its work.
 const LIMIT: f64 = 1.0 / 1.8;
 
+/// Two for each call, and some for timers.
+const EXITS: f64 = 2.01;
+
 /// How the guest's time passes.
 #[derive(Clone, Copy, PartialEq)]
 enum Clock {
@@ -52,6 +55,8 @@ struct Measured {
     all: u64,
     /// How many times the work of one CPU they have done.
     ratio: f64,
+    /// Of all CPUs, for each call of one of them.
+    exits: f64,
     shootdowns: u64,
     contended: u64,
 }
@@ -66,14 +71,15 @@ impl Measured {
         let (one, all) = (count("one")?, count("all")?);
         let shared = if machine.qemu.count_instructions { CPUS as f64 } else { 1.0 };
         let ratio = all as f64 / one as f64 * shared;
+        let exits = count("exits")? as f64 / all as f64;
         let (shootdowns, contended) = (count("shootdowns")?, count("contended")?);
-        Ok(Measured { beneath, clock, one, all, ratio, shootdowns, contended })
+        Ok(Measured { beneath, clock, one, all, ratio, exits, shootdowns, contended })
     }
 
     fn line(&self) -> String {
-        let Measured { beneath, clock, one, all, ratio, shootdowns, contended } = self;
+        let Measured { beneath, clock, one, all, ratio, exits, shootdowns, contended } = self;
         let (name, clock) = (name(*beneath), clock.name());
-        format!("{name:17} {clock:13} {one:>9} {all:>9} {ratio:>7.2} {shootdowns:>12} {contended:>19}")
+        format!("{name:17} {clock:13} {one:>9} {all:>9} {ratio:>7.2} {exits:>11.3} {shootdowns:>12} {contended:>19}")
     }
 }
 
@@ -84,7 +90,7 @@ fn name(beneath: bool) -> &'static str {
 impl From<&Measured> for Value {
     fn from(m: &Measured) -> Value {
         json!({
-            "name": name(m.beneath), "clock": m.clock.name(), "one": m.one, "all": m.all, "ratio": m.ratio,
+            "name": name(m.beneath), "clock": m.clock.name(), "one": m.one, "all": m.all, "ratio": m.ratio, "exits_per_call": m.exits,
             "shootdowns": m.shootdowns, "contended": m.contended,
         })
     }
@@ -101,11 +107,14 @@ pub fn bench(options: &Options, kernel: &Kernel) -> Result<bool> {
         }
     }
     println!("{}, null system calls", kernel.release);
-    println!("                  clock           one CPU    {CPUS} CPUs   ratio  shoot-downs  waits for the lock");
+    println!(
+        "                  clock           one CPU    {CPUS} CPUs   ratio  exits/call  shoot-downs  waits for the lock"
+    );
     all.iter().for_each(|measured| println!("{}", measured.line()));
     let beneath = || all.iter().filter(|m| m.beneath);
     let counted = beneath().find(|m| m.clock == Clock::Instructions).context("nothing was counted")?;
     let targets = [
+        Target { what: "exits per call, either CPU", limit: EXITS, measured: counted.exits },
         Target { what: "one CPU's instructions, of two CPUs'", limit: LIMIT, measured: 1.0 / counted.ratio },
         Target { what: "shoot-downs", limit: 0.0, measured: beneath().map(|m| m.shootdowns).sum::<u64>() as f64 },
         Target { what: "waits for the lock", limit: 0.0, measured: beneath().map(|m| m.contended).sum::<u64>() as f64 },
