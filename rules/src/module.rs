@@ -8,7 +8,7 @@
 //! The AP trampoline is one of them: the only one below 1 MiB, where its virtual address is its physical address. Linux
 //! starts CPUs before it runs a program, and never moves it: once bound, its base stays.
 use secvisor_approval::PAGE;
-use secvisor_approval::wire::{LOW_END, NONE, Region, RegionKind};
+use secvisor_approval::wire::{LOW_END, Module, NONE, Region, RegionKind};
 
 use crate::check::{Check, made};
 use crate::page::{Circumstances, Match, Mismatch, Place};
@@ -157,7 +157,22 @@ impl Rules<'_> {
             _ => {}
         }
         let found = self.compare(machine, frame, place, &mut binds).ok()?;
-        Some((found, binds))
+        (!self.lies_over_itself(&module, &binds)).then_some((found, binds))
+    }
+
+    /// Whether a module placed so would have two regions at one address: then the page is another module's, alike but for
+    /// what it refers to.
+    fn lies_over_itself(&self, module: &Module, binds: &Bindings) -> bool {
+        let place = |region: Region| {
+            let base = binds.get(self.vars, region.base as u32)?;
+            Some(base..base + region.pages as u64 * PAGE as u64)
+        };
+        let places = |from: usize| {
+            let regions = self.view.regions.range(module.first_region as usize, module.regions as usize);
+            regions.filter_map(place).skip(from)
+        };
+        let mut pairs = places(0).enumerate().flat_map(|(i, one)| places(i + 1).map(move |other| (one.clone(), other)));
+        pairs.any(|(one, other)| one.start < other.end && other.start < one.end) && made(Check::Overlapped)
     }
 
     /// Whether every byte outside of sites is this page's: a cheap look before the one at the sites.

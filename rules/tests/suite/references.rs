@@ -417,3 +417,38 @@ fn a_module_does_not_lie_over_itself() {
         assert_eq!(places, [0, text], "{first}");
     }
 }
+
+/// Init text of two modules that is alike but for where it refers to: what it would be of the first, behind whose own code
+/// it lies, it is not.
+#[test]
+fn init_text_is_not_that_of_a_module_it_would_lie_in() {
+    let content = |region: usize, field: u64| -> PageBytes {
+        let mut bytes: PageBytes = std::array::from_fn(|i| filler(region, i));
+        bytes[0x20..0x24].copy_from_slice(&(field as u32).to_le_bytes());
+        bytes
+    };
+    // By module: pages of its text, and what its init text refers to there.
+    const TWINS: [(u64, u64); 2] = [(4, 0), (3, 2 * PAGE64)];
+    let modules = |b: &mut Builder| {
+        for (module, name) in ["alike", "one"].into_iter().enumerate() {
+            assert_eq!(b.module(name, &[VarClass::Code, VarClass::Code]), (module as u32, 2 * module as u32));
+        }
+        for (module, (pages, offset)) in TWINS.into_iter().enumerate() {
+            b.begin_module(module as u32);
+            let (first, module) = (2 * module as u64, module as u32);
+            let bytes = (0..pages as usize * PAGE).map(|i| filler(30 + module as usize, i)).collect();
+            let (kind, sites) = (RegionKind::ModuleText, Vec::new());
+            b.region(RegionDef { module, kind, base: first, bytes, sites, symbols: function() }).unwrap();
+            let index = b.local_expr(first as u32, offset).unwrap();
+            let sites = vec![SiteDef { offset: 0x20, kind: SiteKind::Abs32, index, arg: 0 }];
+            let (kind, bytes) = (RegionKind::ModuleInit, content(20, 0).to_vec());
+            b.region(RegionDef { module, kind, base: first + 1, bytes, sites, symbols: function() }).unwrap();
+        }
+    };
+    let mut stage = Stage::new(file(modules));
+    let (mut rules, mut ram) = booted(&mut stage);
+    let text = MODULES.start + 0x10_0000;
+    let init = text + TWINS[1].0 * PAGE64;
+    assert!(runs(&mut rules, &mut ram, 0x40, content(20, text + TWINS[1].1), init));
+    assert_eq!([0, 1, 2, 3].map(|var| rules.variable(var)), [0, 0, text, init]);
+}
