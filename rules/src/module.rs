@@ -54,6 +54,8 @@ impl Rules<'_> {
         if misplaced {
             return self.refuse(Rule::UnapprovedCode, frame, None);
         }
+        // Linux writes the trampoline before it starts a CPU there, and waits for that CPU: nobody is in the middle of it.
+        let circumstances = Circumstances { patience: circumstances.patience && va >= LOW_END, ..circumstances };
         match self.recognise(machine, frame, va, circumstances, Among::All) {
             Ok(verdict) => verdict,
             // Once: one that is met may end another.
