@@ -13,6 +13,8 @@ done
 journalctl --boot --quiet --priority err --output cat | sed 's/^pam_env([a-z]*:/pam_env(/' | sort -u |
   while read -r line; do say error: "$line"; done
 say tainted: $(cat /proc/sys/kernel/tainted)
+# The system runs before udev has loaded all drivers.
+for i in $(seq 120); do ip -4 route show default | grep -q . && break; sleep 1; done
 say network: $(ip -4 -o addr show scope global | tr -s ' ' | cut -d ' ' -f 4)
 ping -q -c 3 10.0.2.2 > /dev/null && say ping: works
 grep -q debian /etc/hostname && say disk: $(stat -f -c %T /)
