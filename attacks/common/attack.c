@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -510,15 +511,24 @@ long interrupt_prepared(void)
 	return result;
 }
 
+// By init_module, not finit_module: since 6.5 Linux keeps a list of the latter's callers on their stacks, and goes on to use
+// what a caller has left there that was killed by a refusal.
 int load_module(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), error = 0;
+	struct stat file;
 
-	if (fd < 0)
+	if (fd < 0 || fstat(fd, &file))
 		failed("no %s", path);
-	if (syscall(SYS_finit_module, fd, "", 0))
-		error = errno;
+
+	void *module = mmap(NULL, file.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+
 	close(fd);
+	if (module == MAP_FAILED)
+		failed("%s: %s", path, strerror(errno));
+	if (syscall(SYS_init_module, module, file.st_size, ""))
+		error = errno;
+	munmap(module, file.st_size);
 	return error;
 }
 
