@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::PAGE;
 use crate::open::checksum;
+use crate::pack::Packed;
 use crate::wire::*;
+use crate::{PAGE, PageBytes};
 
 /// A limit of the format that the input exceeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +117,7 @@ pub struct Builder {
     consts: Vec<Const>,
     symbols: Vec<Symbol>,
     names: Vec<u8>,
+    packed: Vec<u8>,
     code: Vec<u8>,
     known_names: HashMap<String, u32>,
     known_exprs: HashMap<(u32, u64), u32>,
@@ -231,23 +233,24 @@ impl Builder {
         def.bytes.resize(def.bytes.len().next_multiple_of(PAGE), 0);
         let pages = (def.bytes.len() / PAGE) as u32;
         def.sites.sort_by_key(|s| s.offset);
-        let (mut sites, mut sites_end) = (def.sites.iter().peekable(), 0);
+        let mut sites = def.sites.iter().peekable();
         let first_page = self.pages.len() as u32;
-        for page in 0..pages as u64 {
-            let first_site = self.sites.len();
-            while let Some(s) = sites.next_if(|s| s.offset / PAGE as u64 == page) {
+        // What the site reached last covers of the next page.
+        let mut over = 0;
+        for (number, bytes) in (0..).zip(def.bytes.as_chunks::<PAGE>().0) {
+            let first_site = self.sites.len() as u32;
+            let mut covered = Vec::from_iter(Some(0..over.min(PAGE)));
+            over = over.saturating_sub(PAGE);
+            while let Some(s) = sites.next_if(|s| s.offset / PAGE as u64 == number) {
                 let (index, arg) = self.folded(s)?;
-                self.sites.push(Site::new((s.offset % PAGE as u64) as u16, s.kind, index, arg));
-                sites_end = s.offset as usize + self.site_len(s);
+                let offset = (s.offset % PAGE as u64) as usize;
+                self.sites.push(Site::new(offset as u16, s.kind, index, arg));
+                let end = offset + self.site_len(s);
+                covered.push(offset..end.min(PAGE));
+                over = end.saturating_sub(PAGE);
             }
-            let bytes = &def.bytes[page as usize * PAGE..][..PAGE];
-            let filled = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
-            let kept = match def.module {
-                NONE => PAGE,
-                _ => filled.max(sites_end.saturating_sub(page as usize * PAGE).min(PAGE)),
-            };
-            self.pages.push(Page { first_site: first_site as u32, at: self.code.len() as u32 });
-            self.code.extend_from_slice(&bytes[..kept]);
+            let packed = (def.module != NONE).then(|| Packed::new(bytes, &covered)).flatten();
+            self.page(first_site, bytes, packed);
         }
         if let Some(s) = sites.next() {
             return Err(Error::Overlap(format!("region {}", self.regions.len()), s.offset));
@@ -284,6 +287,22 @@ impl Builder {
         Ok(())
     }
 
+    fn page(&mut self, first_site: u32, plain: &PageBytes, packed: Option<Packed>) {
+        let (at, at_packed) = (self.code.len() as u32, self.packed.len() as u32);
+        let page = Page { first_site, at, packed: at_packed, probe: 0, probe_at: NO_PROBE };
+        self.pages.push(match packed {
+            Some(Packed { block, fields, probe, probe_at }) => {
+                self.packed.extend(block);
+                self.code.extend(fields);
+                Page { probe, probe_at, ..page }
+            }
+            None => {
+                self.code.extend_from_slice(plain);
+                page
+            }
+        });
+    }
+
     /// A site's index and argument, of which the expression takes what a site has no room for.
     fn folded(&mut self, site: &SiteDef) -> Result<(u16, i32), Error> {
         let low = site.arg as i16;
@@ -305,7 +324,8 @@ impl Builder {
 
     /// The file.
     pub fn finish(mut self, info: Info) -> Vec<u8> {
-        self.pages.push(Page { first_site: self.sites.len() as u32, at: self.code.len() as u32 });
+        let (at, packed) = (self.code.len() as u32, self.packed.len() as u32);
+        self.pages.push(Page { first_site: self.sites.len() as u32, at, packed, probe: 0, probe_at: NO_PROBE });
         self.relocs.sort_by_key(Reloc::offset);
         let sections: [Vec<u8>; SECTIONS] = [
             encode(&self.runs),
@@ -325,6 +345,7 @@ impl Builder {
             encode(&self.consts),
             encode(&self.symbols),
             self.names,
+            self.packed,
             self.code,
         ];
         let mut file = vec![0; HEADER_LEN];

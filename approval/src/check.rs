@@ -1,9 +1,10 @@
 //! The one pass that checks every index an approval stores
-use crate::PAGE;
+use crate::lz4::unpack;
 use crate::open::Error;
 use crate::slide::Keeper;
 use crate::view::{Launch, Table, View};
 use crate::wire::*;
+use crate::{PAGE, PageBytes};
 
 /// Fails with the index of the first record for which `ok` does not hold.
 fn all<T: Record>(table: Table<'_, T>, section: Section, ok: impl Fn(&T) -> bool) -> Result<(), Error> {
@@ -97,8 +98,11 @@ pub(crate) fn view(v: &View<'_>, code: usize) -> Result<(), Error> {
         return Err(Error::Section(Section::Names as usize));
     }
     let Some(pages) = v.page_table.len().checked_sub(1) else { return Err(Error::Section(Section::Pages as usize)) };
-    let is = |page: usize, sites, at| v.page_table.at(page) == Page { first_site: sites as u32, at: at as u32 };
-    if !is(0, 0, 0) || !is(pages, v.sites.len(), code) || code > u32::MAX as usize {
+    let is = |page: usize, sites: usize, at: usize, packed: usize| {
+        let Page { first_site, at: at_code, packed: at_packed, .. } = v.page_table.at(page);
+        [first_site, at_code, at_packed].map(|at| at as usize) == [sites, at, packed]
+    };
+    if !is(0, 0, 0, 0) || !is(pages, v.sites.len(), code, v.packed.len()) {
         return Err(Error::Record(Section::Pages, pages));
     }
     modules(v)?;
@@ -217,17 +221,15 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
             NONE => first_expr(0),
             module => first_expr(module as usize + 1) - first_expr(module as usize),
         };
-        let mut end = 0;
+        let mut end = 0usize;
         for page in region.first_page..region.first_page + region.pages {
             let (own, next) = (v.page_table.at(page as usize), v.page_table.at(page as usize + 1));
-            let kept = next.at.checked_sub(own.at).filter(|len| *len as usize <= PAGE);
-            let Some(kept) = kept.filter(|len| *len as usize == PAGE || region.module != NONE) else {
-                return Err(Error::Record(Section::Pages, page as usize));
-            };
+            let bad = Err(Error::Record(Section::Pages, page as usize));
             if own.first_site > next.first_site || next.first_site as usize > v.sites.len() {
-                return Err(Error::Record(Section::Pages, page as usize));
+                return bad;
             }
             let at = (page - region.first_page) as usize * PAGE;
+            let mut covered = end.saturating_sub(at);
             for s in own.first_site as usize..next.first_site as usize {
                 let site = v.sites.at(s);
                 let Some(len) = v.site_len_below(&site, exprs) else { return Err(Error::Record(Section::Sites, s)) };
@@ -235,9 +237,10 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
                     return Err(Error::Record(Section::Sites, s));
                 }
                 end = at + site.offset() + len;
+                covered += end.min(at + PAGE) - at - site.offset();
             }
-            if end.min(at + PAGE) > at + kept as usize {
-                return Err(Error::Record(Section::Pages, page as usize));
+            if !stored(v, &own, &next, covered, region.module != NONE) {
+                return bad;
             }
         }
         if end > region.pages as usize * PAGE {
@@ -245,4 +248,19 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Whether a page is there as a whole, or if it may be packed, what its sites cover and a block of the rest.
+fn stored(v: &View<'_>, own: &Page, next: &Page, covered: usize, may_be_packed: bool) -> bool {
+    let Some(len) = next.at.checked_sub(own.at) else { return false };
+    let Some(block) = v.packed.get(own.packed as usize..next.packed as usize) else { return false };
+    if block.is_empty() {
+        return len as usize == PAGE && own.probe_at == NO_PROBE;
+    }
+    let mut page = [0; PAGE];
+    let probed = |page: &PageBytes| {
+        let found = page.get(own.probe_at as usize..).and_then(|b| b.first_chunk());
+        own.probe_at == NO_PROBE || found == Some(&own.probe.to_le_bytes())
+    };
+    may_be_packed && len as usize == covered && unpack(block, &mut page).is_some() && probed(&page)
 }

@@ -21,7 +21,10 @@
 #[cfg(feature = "std")]
 pub mod build;
 mod check;
+mod lz4;
 pub mod open;
+#[cfg(feature = "std")]
+mod pack;
 pub mod pages;
 mod slide;
 pub mod view;

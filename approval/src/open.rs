@@ -116,7 +116,7 @@ impl<'a> Opened<'a> {
         let bounds = bounds(file)?;
         let (launch, view, pages) = split(file, &bounds)?;
         if CHECKS {
-            check::view(&view, pages.bytes())?;
+            check::view(&view, pages.code().len())?;
             check::launch(&launch, &view)?;
         }
         Ok(Self { file, bounds })
@@ -210,6 +210,7 @@ fn split<'f>(file: &'f mut [u8], bounds: &Bounds) -> Result<(Launch<'f>, View<'f
         page_table: table!(Pages),
         bytes: raw(Section::Bytes),
         names: raw(Section::Names),
+        packed: raw(Section::Packed),
     };
     let pages = Pages::new(&view, code);
     Ok((launch, view, pages))

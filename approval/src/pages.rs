@@ -1,65 +1,96 @@
-//! The pages' bytes, in place: reference bytes at first, then those last verified
-use core::ops::{Index, IndexMut, Range};
+//! The pages' bytes: reference bytes at first, then those last verified
+//!
+//! A *plain* page is stored in place, whole. A *packed* one is in two parts: an LZ4 block of what never changes, with zeros
+//! at its sites, and in place only what its sites cover, one after the other.
+use core::ops::Range;
 
-use crate::view::{Table, View};
+use crate::PageBytes;
+use crate::lz4::unpack;
+use crate::view::View;
 use crate::wire::Page;
-use crate::{PAGE, PageBytes};
 
-/// The bytes of all pages. A page ends in zeros that are not stored: they never change, as no site is there.
+/// The bytes of all pages.
 pub struct Pages<'a> {
-    table: Table<'a, Page>,
+    view: View<'a>,
     code: &'a mut [u8],
 }
 
 impl<'a> Pages<'a> {
     /// The pages of an approval, with its code section or a copy of that.
     pub fn new(view: &View<'a>, code: &'a mut [u8]) -> Self {
-        Self { table: view.page_table, code }
+        Self { view: *view, code }
     }
 
     /// Number of pages.
     #[expect(clippy::len_without_is_empty, reason = "a kernel has code")]
     pub fn len(&self) -> usize {
-        self.table.len() - 1
+        self.view.pages()
     }
 
-    /// Length of the code section.
-    pub(crate) fn bytes(&self) -> usize {
-        self.code.len()
+    /// The code section as it is now.
+    pub fn code(&self) -> &[u8] {
+        self.code
+    }
+
+    /// The bytes of a page; `room` is for those of a packed one.
+    pub fn get<'p>(&'p self, page: u32, room: &'p mut PageBytes) -> &'p PageBytes {
+        let stored = self.stored(page);
+        let packed = self.view.packed(page as usize);
+        if packed.is_empty() {
+            return stored.try_into().expect("a plain page is there as a whole");
+        }
+        unpack(packed, room).expect("blocks are tried when an approval is opened");
+        let mut rest = stored;
+        for covered in self.view.covered(page as usize) {
+            let (field, behind) = rest.split_at(covered.len());
+            room[covered].copy_from_slice(field);
+            rest = behind;
+        }
+        room
+    }
+
+    /// Whether a page may have these bytes: a look at a few that never change, which rules most packed pages out.
+    #[inline]
+    pub fn may_be(&self, page: u32, bytes: &PageBytes) -> bool {
+        let Page { probe, probe_at, .. } = self.view.page_table.at(page as usize);
+        bytes.get(probe_at as usize..).and_then(|b| b.first_chunk()).is_none_or(|found| *found == probe.to_le_bytes())
     }
 
     /// Keeps the bytes of a page that was verified.
     pub fn keep(&mut self, page: u32, bytes: &PageBytes) {
-        let stored = &mut self[page];
-        stored.copy_from_slice(&bytes[..stored.len()]);
+        let view = self.view;
+        let range = self.range(page);
+        let mut rest = &mut self.code[range];
+        if view.packed(page as usize).is_empty() {
+            return rest.copy_from_slice(bytes);
+        }
+        for covered in view.covered(page as usize) {
+            let (field, behind) = rest.split_at_mut(covered.len());
+            field.copy_from_slice(&bytes[covered]);
+            rest = behind;
+        }
     }
 
-    /// A page with the zeros it ends in.
-    pub fn whole(&self, page: u32) -> PageBytes {
-        let mut whole = [0; PAGE];
-        whole[..self[page].len()].copy_from_slice(&self[page]);
-        whole
+    /// The first bytes of a page, no more than the end of a site that begins in the page before.
+    pub fn first(&self, page: u32, count: usize) -> &[u8] {
+        &self.stored(page)[..count]
+    }
+
+    /// The last bytes of a page, no more than the beginning of a site that ends in the next.
+    pub fn last(&self, page: u32, count: usize) -> &[u8] {
+        let stored = self.stored(page);
+        &stored[stored.len() - count..]
+    }
+
+    /// What of a page is in the code section.
+    #[inline]
+    fn stored(&self, page: u32) -> &[u8] {
+        &self.code[self.range(page)]
     }
 
     #[inline]
     fn range(&self, page: u32) -> Range<usize> {
-        self.table.at(page as usize).at as usize..self.table.at(page as usize + 1).at as usize
-    }
-}
-
-/// The bytes of a page, without the zeros it ends in.
-impl Index<u32> for Pages<'_> {
-    type Output = [u8];
-    #[inline]
-    fn index(&self, page: u32) -> &[u8] {
-        &self.code[self.range(page)]
-    }
-}
-
-impl IndexMut<u32> for Pages<'_> {
-    #[inline]
-    fn index_mut(&mut self, page: u32) -> &mut [u8] {
-        let range = self.range(page);
-        &mut self.code[range]
+        let table = self.view.page_table;
+        table.at(page as usize).at as usize..table.at(page as usize + 1).at as usize
     }
 }

@@ -4,6 +4,7 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::PAGE;
 use crate::wire::*;
 
 pub use crate::open::{Error, Opened, counts, length, open};
@@ -85,6 +86,7 @@ pub struct View<'a> {
     pub(crate) page_table: Table<'a, Page>,
     pub(crate) bytes: &'a [u8],
     pub(crate) names: &'a [u8],
+    pub(crate) packed: &'a [u8],
 }
 
 impl<'a> View<'a> {
@@ -96,6 +98,23 @@ impl<'a> View<'a> {
     #[inline]
     pub fn sites_of(&self, page: usize) -> Range<usize> {
         self.page_table.at(page).first_site as usize..self.page_table.at(page + 1).first_site as usize
+    }
+    /// What the sites of a page cover, in order: first the end of one that begins in the page before, which may be empty.
+    pub fn covered(&self, page: usize) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let view = *self;
+        let covers = move |index| {
+            let site = view.sites.at(index);
+            site.offset()..site.offset() + view.site_len(&site)
+        };
+        let before = page.checked_sub(1).and_then(|before| self.sites_of(before).last());
+        let tail = 0..before.map_or(0, |index| covers(index).end.saturating_sub(PAGE));
+        let own = self.sites_of(page).map(move |index| covers(index).start..covers(index).end.min(PAGE));
+        core::iter::once(tail).chain(own)
+    }
+    /// The block of a page that is packed; empty if it is not.
+    #[inline]
+    pub(crate) fn packed(&self, page: usize) -> &'a [u8] {
+        &self.packed[self.page_table.at(page).packed as usize..self.page_table.at(page + 1).packed as usize]
     }
     /// The bytes of a variant of length `len`, before fixes.
     #[inline]

@@ -9,7 +9,7 @@ pub const MAGIC: [u8; 8] = *b"SECVISOR";
 /// First bytes of one that is compressed (RFC 1952, 2.3.1).
 pub const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Version of this layout. A reader refuses every other.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Size of the header in bytes; the reserved signature area is part of it.
 pub const HEADER_LEN: usize = 1024;
 /// Offset of the runtime offset in the header.
@@ -59,12 +59,15 @@ pub enum Section {
     Symbols,
     /// NUL-terminated UTF-8 strings.
     Names,
-    /// The pages' reference bytes, each page's without the zeros it ends in; always the last section, page-aligned.
+    /// LZ4 blocks: what never changes in the pages that are packed.
+    Packed,
+    /// The other pages' reference bytes, and of those that are packed what their sites cover; always the last section,
+    /// page-aligned.
     Code,
 }
 
 /// Number of sections.
-pub const SECTIONS: usize = 18;
+pub const SECTIONS: usize = 19;
 
 /// A record of fixed size.
 pub trait Record: Sized + Copy + 'static {
@@ -337,11 +340,22 @@ record! {
     Page {
         /// Index of the first site that starts in the page.
         first_site: u32,
-        /// Offset of the first byte in [`Section::Code`]. The bytes behind those that are there are zero, and no site
-        /// reaches into them; all of a kernel's are there.
+        /// Offset of what is its own in [`Section::Code`]: all of its bytes, or if it is packed what its sites cover.
         at: u32,
+        /// Offset of its block in [`Section::Packed`]; empty if it is not packed, as a kernel's never are.
+        packed: u32,
+        /// [`PROBE`] bytes of it that never change.
+        probe: u32,
+        /// Where in the page these are, or [`NO_PROBE`].
+        probe_at: u16,
     }
 }
+
+/// Length of a page's probe in bytes.
+pub const PROBE: usize = 4;
+
+/// Instead of the place of a probe: there is none.
+pub const NO_PROBE: u16 = u16::MAX;
 
 record! {
     /// A byte range of a page that may differ from the reference bytes.

@@ -8,7 +8,7 @@ use secvisor_approval::build::{self, Builder, FixDef, RegionDef, SiteDef, Symbol
 use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{self, Error, View};
 use secvisor_approval::wire::*;
-use synthetic::{MODULE_END, Spec, VARS};
+use synthetic::{Spec, VARS};
 
 /// The kernel lies where it was linked.
 const SLIDE: u64 = 0;
@@ -30,7 +30,7 @@ fn section(file: &[u8], section: Section) -> (usize, usize) {
 
 /// A region's bytes, zeros included.
 fn whole(pages: &Pages<'_>, region: &Region) -> Vec<u8> {
-    (region.first_page..region.first_page + region.pages).flat_map(|page| pages.whole(page)).collect()
+    (region.first_page..region.first_page + region.pages).flat_map(|page| *pages.get(page, &mut [0; PAGE])).collect()
 }
 
 /// The file with bytes of a section changed and the checksum made to fit.
@@ -67,11 +67,6 @@ fn the_synthetic_approval_reads_as_it_was_written() {
         let mut wanted: Vec<_> = want.sites.iter().map(|s| (s.offset as usize, s.kind.len())).collect();
         wanted.sort();
         assert_eq!(sites, wanted);
-        // Zeros at the end of a module's code are left out, but where sites are.
-        let filled = region.pages as usize * PAGE - if region.module == NONE { 0 } else { MODULE_END };
-        let end = sites.last().map_or(filled, |(at, len)| filled.max(at + len));
-        let last = region.pages - 1;
-        assert_eq!(last as usize * PAGE + pages[region.first_page + last].len(), end);
         for function in &want.functions {
             assert!(view.function_at(&region, *function as u32));
             assert!(!view.function_at(&region, *function as u32 + 1));
@@ -274,10 +269,17 @@ fn impossible_records_are_refused() {
         let got = error(damaged((Fixes, at), &bytes));
         assert!(matches!(got, Some(Error::Record(Templates, 0))), "fix {at}: {got:?}");
     }
-    // Both fields of a page, first and last and in between: too few, too many, more than a page, a kernel's not whole.
+    // Offsets of a page, first and last and in between: too few, too many, more than a page, a kernel's not whole.
     let pages = Spec::new().pages();
     let field = |page: usize, field: usize| (Pages, page * Page::SIZE + word(field));
-    for (at, bytes) in [(field(0, 0), n(1)), (field(0, 1), n(1)), (field(pages, 0), n(1)), (field(pages, 1), n(1))] {
+    for (at, bytes) in [
+        (field(0, 0), n(1)),
+        (field(0, 1), n(1)),
+        (field(pages, 0), n(1)),
+        (field(pages, 1), n(1)),
+        (field(0, 2), n(1)),
+        (field(pages, 2), n(1)),
+    ] {
         assert_eq!(error(damaged(at, &bytes)), Some(Error::Record(Pages, pages)), "{at:?}");
     }
     for (at, bytes) in [
@@ -287,12 +289,83 @@ fn impossible_records_are_refused() {
         (field(1, 1), n(PAGE as u32 - 1)),
         (field(1, 1), n(PAGE as u32 + 1)),
         (field(pages - 1, 1), n(0)),
+        (field(1, 2), n(1)),
+        (field(0, 4), vec![0, 0]),
     ] {
         let got = error(damaged(at, &bytes));
         assert!(matches!(got, Some(Error::Record(Pages, _))), "{at:?} {bytes:x?}: {got:?}");
     }
     let last = section(&file(), Names).1 - 1;
     assert_eq!(error(damaged((Names, last), b"x")), Some(Error::Section(Names as usize)));
+}
+
+/// Number and record of every page that is packed, and the length of its block.
+fn packed(file: &[u8]) -> Vec<(usize, Page, u32)> {
+    let (at, len) = section(file, Section::Pages);
+    let pages: Vec<Page> = file[at..at + len].chunks_exact(Page::SIZE).map(Page::read).collect();
+    let pairs = (0..).zip(pages.windows(2)).map(|(n, pair)| (n, pair[0], pair[1].packed - pair[0].packed));
+    pairs.filter(|(_, _, len)| *len > 0).collect()
+}
+
+#[test]
+fn damaged_packed_pages_are_refused() {
+    let whole = file();
+    let all = packed(&whole);
+    let modules: usize = Spec::new().regions.iter().filter(|r| r.module != NONE).map(|r| r.pages).sum();
+    assert!(!all.is_empty() && all.len() < modules, "pages of modules of either kind: {} of {modules}", all.len());
+    let (blocks, _) = section(&whole, Section::Packed);
+    for (number, page, len) in all {
+        let record = (Section::Pages, number * Page::SIZE);
+        let probe = (record.0, record.1 + 12);
+        let next = (record.0, record.1 + Page::SIZE + 8);
+        let block = (Section::Packed, page.packed as usize);
+        let last = whole[blocks + (page.packed + len) as usize - 1];
+        assert!((page.probe_at as usize) <= PAGE - PROBE);
+        for (at, bytes) in [
+            (probe, page.probe.wrapping_add(1).to_le_bytes().to_vec()),
+            ((probe.0, probe.1 + 4), (PAGE as u16 - 3).to_le_bytes().to_vec()),
+            (next, (page.packed + len - 1).to_le_bytes().to_vec()),
+            (next, page.packed.to_le_bytes().to_vec()),
+            // More literals than there are.
+            (block, vec![0xff; 18]),
+        ] {
+            let got = error(damaged(at, &bytes));
+            let last = at == next && number + 1 == Spec::new().pages();
+            assert_eq!(got, Some(Error::Record(Section::Pages, number + last as usize)), "{at:?}");
+        }
+        // One literal more or less is a block of another length; another literal is another approval.
+        let another = damaged((block.0, block.1 + len as usize - 1), &[last ^ 1]);
+        assert_eq!(error(another), None);
+        assert_eq!(error(damaged(((probe.0), probe.1 + 4), &NO_PROBE.to_le_bytes())), None, "slower, not wrong");
+    }
+}
+
+#[test]
+fn a_packed_page_holds_what_was_verified_last() {
+    let mut file = file();
+    let numbers: Vec<usize> = packed(&file).into_iter().map(|(number, ..)| number).collect();
+    let (_, view, mut pages) = view::open(&mut file).unwrap();
+    let mut room = [0; PAGE];
+    let before: Vec<_> = (0..pages.len() as u32).map(|page| *pages.get(page, &mut room)).collect();
+    for number in numbers {
+        let page = number as u32;
+        let mut verified = before[number];
+        let covered: Vec<_> = view.covered(number).collect();
+        covered.iter().flat_map(Clone::clone).for_each(|at| verified[at] ^= 0xff);
+        pages.keep(page, &verified);
+        assert!(*pages.get(page, &mut room) == verified);
+        let (first, last) = (&covered[0], covered.last().unwrap());
+        assert_eq!(*pages.first(page, first.len()), verified[first.clone()]);
+        if last.end == PAGE {
+            assert_eq!(*pages.last(page, last.len()), verified[last.clone()]);
+        }
+        let others = (0..pages.len()).filter(|other| *other != number);
+        for other in others.collect::<Vec<_>>() {
+            assert!(*pages.get(other as u32, &mut room) == before[other], "page {other} changed with {page}");
+        }
+        pages.keep(page, &before[number]);
+        assert!(*pages.get(page, &mut room) == before[number]);
+    }
 }
 
 #[test]

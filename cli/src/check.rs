@@ -60,8 +60,10 @@ pub fn sites<'a>(view: &'a View<'_>, region: &Region) -> impl Iterator<Item = (u
 
 /// Bytes of a region, which may straddle pages.
 pub fn bytes(pages: &Pages<'_>, region: &Region, offset: u64, len: usize) -> Vec<u8> {
-    let byte = |at: usize| pages[region.first_page + (at / PAGE) as u32].get(at % PAGE).copied().unwrap_or(0);
-    (offset as usize..offset as usize + len).map(byte).collect()
+    let (first, start) = (region.first_page + (offset / PAGE as u64) as u32, offset as usize % PAGE);
+    let count = (start + len).div_ceil(PAGE) as u32;
+    let whole = (first..first + count).flat_map(|page| *pages.get(page, &mut [0; PAGE]));
+    whole.skip(start).take(len).collect()
 }
 
 /// A variant as it is at an absolute address; `None` if it depends on where a module is placed.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use secvisor_approval::PAGE;
 use secvisor_approval::pages::Pages;
 use secvisor_rules::{Event, Frame, FrameTable, Memory, NO_FRAME, Rules, Verdict, check};
 
@@ -97,8 +98,7 @@ impl<'w> Machine<'w> {
     /// A machine for this thread.
     pub fn new(world: &'w World, rests: Arc<Rests>, options: Options) -> Self {
         let loaded: Vec<Id> = (0..world.pages.len()).map(|p| world.reference(p)).collect();
-        let code = loaded.iter().flat_map(|id| *world.bytes(*id)).collect();
-        let this = Self { world, options, rests, code, loaded, known: HashMap::new() };
+        let this = Self { world, options, rests, code: world.code.clone(), loaded, known: HashMap::new() };
         this.leave_out();
         this
     }
@@ -233,10 +233,12 @@ impl<'w> Machine<'w> {
         remembered.rest = self.rests.number(rules.rest());
         remembered.places = places.map(small);
         let pages = Pages::new(&world.view, &mut self.code);
+        let mut room = [0; PAGE];
         // A write verifies nothing.
         for page in (0..count).filter(|_| !matches!(event, Event::Write { .. })) {
-            if pages[page as u32] != world.bytes(self.loaded[page])[..] {
-                self.loaded[page] = world.id(&pages.whole(page as u32));
+            let bytes = pages.get(page as u32, &mut room);
+            if bytes != world.bytes(self.loaded[page]) {
+                self.loaded[page] = world.id(bytes);
             }
         }
         remembered.pages[..count].copy_from_slice(&self.loaded);

@@ -28,6 +28,8 @@ pub struct World {
     pub what: &'static str,
     /// Its approval.
     pub view: View<'static>,
+    /// The approval's code section.
+    pub code: Vec<u8>,
     /// Pages of the approval, in its order.
     pub pages: Vec<Page>,
     /// The frame of the init text, the last of the kernel's.
@@ -158,6 +160,7 @@ impl World {
             what,
             view,
             pages: order,
+            code: pages.code().to_vec(),
             init: KERNEL + text,
             asids,
             options: Default::default(),
@@ -173,7 +176,7 @@ impl World {
             world.add(content, content.bytes());
         }
         for (page, number) in world.pages.clone().into_iter().zip(0..) {
-            let bytes = pages.whole(number);
+            let bytes = *pages.get(number, &mut [0; PAGE]);
             let id = world.known.get(&bytes).copied();
             let id = id.unwrap_or_else(|| world.add(Content::of(page), bytes));
             world.reference.push(id);

@@ -7,6 +7,8 @@
 //!
 //! The AP trampoline is one of them: the only one below 1 MiB, where its virtual address is its physical address. Linux
 //! starts CPUs before it runs a program, and never moves it: once bound, its base stays.
+use core::ops::Range;
+
 use secvisor_approval::PAGE;
 use secvisor_approval::wire::{LOW_END, Module, NONE, Region, RegionKind};
 
@@ -180,23 +182,18 @@ impl Rules<'_> {
     /// Whether every byte outside of sites is this page's: a cheap look before the one at the sites.
     pub(crate) fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let bytes = machine.page(frame);
-        let reference = &self.pages[page];
+        if !self.pages.may_be(page, bytes) {
+            return false;
+        }
+        let mut room = [0; PAGE];
+        let reference = self.pages.get(page, &mut room);
         let mut at = 0;
-        // The first site may be the tail of one in the page before; skip what that could cover.
-        let sites = self.view.sites_of(page as usize);
-        if sites.start > 0 {
-            let before = self.view.sites.at(sites.start - 1);
-            at = (before.offset() + self.view.site_len(&before)).saturating_sub(PAGE).min(reference.len());
-        }
-        for index in sites {
-            let site = self.view.sites.at(index);
-            let offset = site.offset();
-            if bytes[at.min(offset)..offset] != reference[at.min(offset)..offset] {
-                return false;
-            }
-            at = (offset + self.view.site_len(&site)).min(PAGE);
-        }
-        bytes[at..].starts_with(&reference[at..])
+        let same = |covered: Range<usize>| {
+            let fixed = at..covered.start;
+            at = covered.end;
+            bytes[fixed.clone()] == reference[fixed]
+        };
+        self.view.covered(page as usize).chain(Some(PAGE..PAGE)).all(same)
     }
 
     fn has_instance(&self, module: u32) -> bool {
@@ -324,19 +321,10 @@ impl Rules<'_> {
         Mismatch(at): Mismatch,
     ) -> Verdict {
         let nearest = Some((place.page, at));
-        let last = &self.pages[place.page];
-        // Zeros do not count: a page that is mostly padding would look like any empty frame.
-        let similar = || {
-            let pairs = machine.page(frame).iter().zip(last);
-            let count =
-                |(same, filled), (a, b): (&u8, &u8)| (same + (a == b && *b != 0) as u32, filled + (*b != 0) as u32);
-            let (same, filled) = pairs.fold((0, 0), count);
-            same * 2 >= filled
-        };
         let region = self.view.regions.at(self.view.region_of_page(place.page));
         let live = self.places[place.page as usize] as u64 == frame.0 || !made(Check::Live);
         let text = region.kind == RegionKind::ModuleText as u32 || !made(Check::ModuleInit);
-        if live && (similar() || !made(Check::Similar)) {
+        if live && (self.is_similar(machine, frame, place.page) || !made(Check::Similar)) {
             // A tracer is written while it is in use, too.
             if place.circumstances.patience {
                 return Verdict::Wait;
@@ -346,6 +334,16 @@ impl Rules<'_> {
             }
         }
         self.refuse(Rule::UnapprovedCode, frame, nearest)
+    }
+
+    /// Whether a frame is for the most part a page. Zeros do not count: a page that is mostly padding would look like any
+    /// empty frame.
+    fn is_similar(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
+        let mut room = [0; PAGE];
+        let pairs = machine.page(frame).iter().zip(self.pages.get(page, &mut room));
+        let count = |(same, filled), (a, b): (&u8, &u8)| (same + (a == b && *b != 0) as u32, filled + (*b != 0) as u32);
+        let (same, filled) = pairs.fold((0, 0), count);
+        same * 2 >= filled
     }
 
     /// The module page a frame comes closest to, for the report: three quarters of the page's bytes, not counting
@@ -358,8 +356,9 @@ impl Rules<'_> {
         let modules = self.view.regions.iter().filter(|r| r.module != NONE);
         let pages = modules.flat_map(|r| r.first_page..r.first_page + r.pages);
         let mut best = (PAGE * 3 / 4, None);
+        let mut room = [0; PAGE];
         for page in pages {
-            let reference = &self.pages[page];
+            let reference = self.pages.get(page, &mut room);
             let total = reference.iter().filter(|b| **b != 0).count().max(1);
             let same = bytes.iter().zip(reference).filter(|(a, b)| a == b && **b != 0).count();
             if same * PAGE / total > best.0 {

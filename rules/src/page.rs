@@ -85,7 +85,8 @@ impl Rules<'_> {
         binds: &mut Bindings,
     ) -> Result<Match, Mismatch> {
         let bytes = machine.page(frame);
-        let last = &self.pages[place.page];
+        let mut room = [0; PAGE];
+        let last = self.pages.get(place.page, &mut room);
         let context = self.context(place);
         let mut unfinished = None;
         let mut excuse = |range: Range<usize>| {
@@ -115,8 +116,7 @@ impl Rules<'_> {
             }
             at = offset + len;
         }
-        same(bytes, last, at, last.len())?;
-        zeros(bytes, last.len())?;
+        same(bytes, last, at, PAGE)?;
         Ok(Match { proof: Approved(()), unfinished })
     }
 
@@ -143,8 +143,8 @@ impl Rules<'_> {
         let mut whole = [0; secvisor_approval::wire::MAX_SITE];
         let mut last = whole;
         whole[first..len].copy_from_slice(&bytes[..len - first]);
-        last[..first].copy_from_slice(&self.pages[place.page - 1][site.offset()..]);
-        last[first..len].copy_from_slice(&self.pages[place.page][..len - first]);
+        last[..first].copy_from_slice(self.pages.last(place.page - 1, first));
+        last[first..len].copy_from_slice(self.pages.first(place.page, len - first));
         let neighbour = self.neighbour(machine, place.page - 1, place.va - PAGE as u64, binds);
         if let Some(other) = neighbour {
             machine.read(other, site.offset(), &mut whole[..first]);
@@ -171,8 +171,8 @@ impl Rules<'_> {
         let mut whole = [0; secvisor_approval::wire::MAX_SITE];
         let mut last = whole;
         whole[..first].copy_from_slice(&bytes[site.offset()..]);
-        last[..first].copy_from_slice(&self.pages[place.page][site.offset()..]);
-        last[first..len].copy_from_slice(&self.pages[place.page + 1][..len - first]);
+        last[..first].copy_from_slice(self.pages.last(place.page, first));
+        last[first..len].copy_from_slice(self.pages.first(place.page + 1, len - first));
         let neighbour = self.neighbour(machine, place.page + 1, place.va + PAGE as u64, binds);
         if let Some(other) = neighbour {
             machine.read(other, 0, &mut whole[first..len]);
@@ -215,7 +215,7 @@ impl Rules<'_> {
 }
 
 /// Compares a range, a word at a time.
-fn same(a: &PageBytes, b: &[u8], from: usize, to: usize) -> Result<(), Mismatch> {
+fn same(a: &PageBytes, b: &PageBytes, from: usize, to: usize) -> Result<(), Mismatch> {
     let (a, b) = (&a[from..to], &b[from..to]);
     let ((words_a, rest_a), (words_b, rest_b)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let equal = words_a.iter().zip(words_b).all(|(x, y)| u64::from_ne_bytes(*x) == u64::from_ne_bytes(*y))
@@ -225,12 +225,4 @@ fn same(a: &PageBytes, b: &[u8], from: usize, to: usize) -> Result<(), Mismatch>
     }
     let first = a.iter().zip(b).position(|(x, y)| x != y).unwrap_or(0);
     Err(Mismatch((from + first) as u16))
-}
-
-/// The rest of a page, where none of it is kept.
-fn zeros(bytes: &PageBytes, from: usize) -> Result<(), Mismatch> {
-    match bytes[from..].iter().position(|b| *b != 0) {
-        Some(first) if made(Check::Bytes) => Err(Mismatch((from + first) as u16)),
-        _ => Ok(()),
-    }
 }

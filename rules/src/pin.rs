@@ -48,6 +48,8 @@ impl Rules<'_> {
 
     /// Learns which conditions hold from the choice sites of a page whose last verified bytes are current.
     pub(crate) fn learn(&mut self, place: &Place, binds: &Bindings) {
+        let mut room = [0; PAGE];
+        let last = self.pages.get(place.page, &mut room);
         for index in self.view.sites_of(place.page as usize) {
             let site = self.view.sites.at(index);
             if site.kind() != Some(SiteKind::Choice) {
@@ -57,8 +59,7 @@ impl Rules<'_> {
             if offset + len > PAGE {
                 continue;
             }
-            let bytes = &self.pages[place.page][offset..offset + len];
-            let seen = Seen { bytes, low: 0, high: len };
+            let seen = Seen { bytes: &last[offset..offset + len], low: 0, high: len };
             let context = Context { phase: Phase::Loaded, ..self.context(place) };
             let mut conds = [0u16; MAX_VARIANTS];
             let Some(found) = context.chosen(&site, place.va + offset as u64, &seen, binds) else { continue };

@@ -151,5 +151,6 @@ pub const MODULE_END: usize = 0x300;
 /// Bytes that are not a site's; no two pages are alike.
 pub fn filler(region: usize, at: usize) -> u8 {
     let mixed = (at as u32).wrapping_add(region as u32 * 77_777).wrapping_mul(2_654_435_761);
+    let mixed = (mixed ^ mixed >> 15).wrapping_mul(2_246_822_519);
     (mixed >> 13) as u8 | 1
 }

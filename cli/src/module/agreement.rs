@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rayon::prelude::*;
+use secvisor_approval::PAGE;
 use secvisor_approval::pages::Pages;
 use secvisor_approval::view::{Opened, View};
 use secvisor_approval::wire::{Expr, FixKind, KERNEL, Module, NONE, Region, RegionKind, Site, SiteKind, cond};
@@ -89,7 +90,7 @@ impl Case<'_> {
         assert!(known.is_none_or(|k| k == base));
         let Judge { view, pages, .. } = *self.judge;
         let range = region.first_page as usize..(region.first_page + region.pages) as usize;
-        let mut want: Vec<u8> = range.clone().flat_map(|page| pages.whole(page as u32)).collect();
+        let mut want: Vec<u8> = range.clone().flat_map(|page| *pages.get(page as u32, &mut [0; PAGE])).collect();
         let have = patched.memory.at(base, want.len()).to_vec();
         self.seen.pages += range.len();
         let sites: Vec<(usize, Site)> = range

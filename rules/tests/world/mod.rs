@@ -172,7 +172,7 @@ impl Stage {
     pub fn pages(&mut self) -> Option<Vec<PageBytes>> {
         view::open(&mut self.file)
             .ok()
-            .map(|(_, _, pages)| (0..pages.len() as u32).map(|page| pages.whole(page)).collect())
+            .map(|(_, _, pages)| (0..pages.len() as u32).map(|page| *pages.get(page, &mut [0; PAGE])).collect())
     }
 
     /// Opens the approval and puts the rules on top; the kernel is not loaded yet.
