@@ -15,6 +15,10 @@ printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclea
   > /etc/systemd/system/serial-getty@ttyS0.service.d/autologin.conf
 printf '\necho "debian: logged in"\n' >> ~root/.profile
 
+# An emulated machine is slow: with all drivers its devices are found in minutes, where systemd waits 90 s.
+mkdir -p /etc/systemd/system.conf.d
+printf '[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n' > /etc/systemd/system.conf.d/slow.conf
+
 mkdir -p /etc/default/grub.d
 cat > /etc/default/grub.d/serial.cfg <<EOF
 GRUB_TIMEOUT=0
