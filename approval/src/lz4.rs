@@ -2,6 +2,8 @@
 //!
 //! A block is a row of sequences: a token, literals, then a match, which is a copy of earlier bytes of the page. The last
 //! sequence ends with its literals.
+use core::cell::Cell;
+
 use crate::{PAGE, PageBytes};
 
 /// Shortest match in bytes.
@@ -25,9 +27,8 @@ pub(crate) fn unpack(mut block: &[u8], page: &mut PageBytes) -> Option<()> {
             return None;
         }
         // Byte by byte: what is copied may be part of the copy.
-        for to in at..end {
-            page[to] = page[to - distance];
-        }
+        let bytes = Cell::from_mut(&mut page[at - distance..end]).as_slice_of_cells();
+        bytes.iter().zip(&bytes[distance..]).for_each(|(from, to)| to.set(from.get()));
         at = end;
     }
 }

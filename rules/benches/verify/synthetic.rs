@@ -44,6 +44,7 @@ pub fn approval() -> Vec<u8> {
         modules_end: 0xffff_ffff_ff00_0000,
         release: names[0],
         cmdline: names[1],
+        call_forms: NONE,
         ..Info::default()
     })
 }
