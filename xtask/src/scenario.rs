@@ -1,5 +1,6 @@
 //! Boots, each a story with a verdict.
 
+mod agreement;
 mod bad_input;
 mod cpus;
 mod debian;
@@ -45,6 +46,7 @@ pub struct Scenario {
 pub fn all() -> Vec<Scenario> {
     let mut every = Collection::default();
     every.on_each("native-module", native_module);
+    every.on_each("agreement", agreement::with_memory);
     every.on_each("demonstration", |line| run::demonstration(line, Emulator::Qemu, Loader::Direct, 1));
     every.on_each("demonstration-4-cpus", |line| run::demonstration(line, Emulator::Qemu, Loader::Direct, 4));
     every.on("demonstration-bios", Line::Cloud61, |line| run::demonstration(line, Emulator::Qemu, Loader::Bios, 1));
