@@ -15,7 +15,7 @@ use crate::{PAGE, PageBytes};
 pub enum Error {
     /// More of these than the format can number.
     TooMany(&'static str),
-    /// Two sites overlap, or one leaves its region; the region's name and the offset.
+    /// A site leaves its region; the region's name and the offset.
     Overlap(String, u64),
 }
 
@@ -281,7 +281,7 @@ impl Builder {
         if self.names.len() > Symbol::COLD as usize {
             return Err(Error::TooMany("bytes of names"));
         }
-        if self.code.len() > u32::MAX as usize {
+        if self.code.len().max(self.packed.len()) > u32::MAX as usize {
             return Err(Error::TooMany("bytes of code"));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The one pass that checks every index an approval stores
 use crate::PAGE;
-use crate::lz4::unpack;
+use crate::lz4::is_page;
 use crate::open::Error;
 use crate::slide::Keeper;
 use crate::view::{Launch, Table, View};
@@ -253,21 +253,9 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
 /// Whether a page is there as a whole, or if it may be packed, what its sites cover and a block of the rest.
 fn stored(v: &View<'_>, own: &Page, next: &Page, covered: usize, may_be_packed: bool) -> bool {
     let Some(len) = next.at.checked_sub(own.at) else { return false };
-    let Some(block) = v.packed.get(own.packed as usize..next.packed as usize) else { return false };
-    if block.is_empty() {
-        return len as usize == PAGE && own.probe_at == NO_PROBE;
+    match v.packed.get(own.packed as usize..next.packed as usize) {
+        None => false,
+        Some([]) => len as usize == PAGE && own.probe_at == NO_PROBE,
+        Some(block) => may_be_packed && len as usize == covered && block.len() < PAGE && is_page(block),
     }
-    may_be_packed && len as usize == covered && (!BLOCKS || sound(own, block))
-}
-
-/// Whether blocks are looked into. At launch they are not: it would take a fifth of the instructions of Linux's own
-/// boot, for what the host tool has looked at. A block that is malformed reads as zeros.
-const BLOCKS: bool = cfg!(feature = "std");
-
-/// Whether a page's block is well-formed, and has the probe.
-fn sound(page: &Page, block: &[u8]) -> bool {
-    let mut bytes = [0; PAGE];
-    let unpacked = unpack(block, &mut bytes).is_some();
-    let found = bytes.get(page.probe_at as usize..).and_then(|b| b.first_chunk());
-    unpacked && (page.probe_at == NO_PROBE || found == Some(&page.probe.to_le_bytes()))
 }

@@ -3,6 +3,7 @@ use core::ops::Range;
 
 use lz4_flex::block::compress;
 
+use crate::lz4::unpack;
 use crate::wire::{NO_PROBE, PROBE};
 use crate::{PAGE, PageBytes};
 
@@ -28,6 +29,8 @@ impl Packed {
             fixed[range.clone()].fill(0);
         }
         let block = compress(&fixed);
+        let mut back = [0x55; PAGE];
+        assert!(unpack(&block, &mut back).is_some() && back == fixed, "LZ4 does not give back what it was given");
         let probe_at = probe(page, covered);
         let probe = probe_at.map_or([0; PROBE], |at| core::array::from_fn(|i| page[at + i]));
         (block.len() + fields.len() < PAGE).then_some(Self {

@@ -58,7 +58,7 @@ pub struct Launch<'a> {
     pub runtime_offset: u64,
 }
 
-/// A checked approval, without the pages' bytes.
+/// A checked approval, without what of the pages changes.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     /// Facts about the kernel.

@@ -314,29 +314,63 @@ fn damaged_packed_pages_are_refused() {
     let modules: usize = Spec::new().regions.iter().filter(|r| r.module != NONE).map(|r| r.pages).sum();
     assert!(!all.is_empty() && all.len() < modules, "pages of modules of either kind: {} of {modules}", all.len());
     let (blocks, _) = section(&whole, Section::Packed);
+    let mut sound = file();
+    let view = view::open(&mut sound).unwrap().1;
+    let covered = |number| view.covered(number).map(|range| range.len()).sum::<usize>();
     for (number, page, len) in all {
         let record = (Section::Pages, number * Page::SIZE);
-        let probe = (record.0, record.1 + 12);
         let next = (record.0, record.1 + Page::SIZE + 8);
         let block = (Section::Packed, page.packed as usize);
         let last = whole[blocks + (page.packed + len) as usize - 1];
-        assert!((page.probe_at as usize) <= PAGE - PROBE);
         for (at, bytes) in [
-            (probe, page.probe.wrapping_add(1).to_le_bytes().to_vec()),
-            ((probe.0, probe.1 + 4), (PAGE as u16 - 3).to_le_bytes().to_vec()),
             (next, (page.packed + len - 1).to_le_bytes().to_vec()),
             (next, page.packed.to_le_bytes().to_vec()),
             // More literals than there are.
             (block, vec![0xff; 18]),
+            // Less or more in place than the sites cover.
+            ((record.0, next.1 - 4), (page.at + covered(number) as u32 + 1).to_le_bytes().to_vec()),
         ] {
             let got = error(damaged(at, &bytes));
-            let last = at == next && number + 1 == Spec::new().pages();
+            let last = at.0 == next.0 && at.1 > record.1 + Page::SIZE && number + 1 == Spec::new().pages();
             assert_eq!(got, Some(Error::Record(Section::Pages, number + last as usize)), "{at:?}");
         }
         // One literal more or less is a block of another length; another literal is another approval.
         let another = damaged((block.0, block.1 + len as usize - 1), &[last ^ 1]);
         assert_eq!(error(another), None);
-        assert_eq!(error(damaged(((probe.0), probe.1 + 4), &NO_PROBE.to_le_bytes())), None, "slower, not wrong");
+    }
+}
+
+#[test]
+fn a_kernels_pages_are_plain() {
+    // The block of a module's page, as if it were that of the kernel's last one.
+    let whole = file();
+    let (first, page, len) = packed(&whole)[0];
+    assert_eq!(page.packed, 0);
+    let kernel: usize = Spec::new().regions.iter().filter(|r| r.module == NONE).map(|r| r.pages).sum();
+    let mut bytes = whole.clone();
+    let at = section(&whole, Section::Pages).0;
+    for number in kernel..=first {
+        let field = at + number * Page::SIZE + 8;
+        bytes[field..field + 4].copy_from_slice(&len.to_le_bytes());
+    }
+    seal(&mut bytes);
+    assert_eq!(error(bytes), Some(Error::Record(Section::Pages, kernel - 1)));
+}
+
+#[test]
+fn a_page_is_told_by_bytes_that_never_change() {
+    let mut whole = file();
+    let all = packed(&whole);
+    let (_, view, pages) = view::open(&mut whole).unwrap();
+    let mut room = [0; PAGE];
+    for (number, page, _) in all {
+        let probe = page.probe_at as usize..page.probe_at as usize + PROBE;
+        assert!(view.covered(number).all(|covered| covered.end <= probe.start || probe.end <= covered.start));
+        let mut bytes = *pages.get(number as u32, &mut room);
+        assert_eq!(bytes[probe.clone()], page.probe.to_le_bytes());
+        assert!(pages.may_be(number as u32, &bytes));
+        bytes[probe.start] ^= 1;
+        assert!(!pages.may_be(number as u32, &bytes));
     }
 }
 
@@ -347,6 +381,7 @@ fn a_packed_page_holds_what_was_verified_last() {
     let (_, view, mut pages) = view::open(&mut file).unwrap();
     let mut room = [0; PAGE];
     let before: Vec<_> = (0..pages.len() as u32).map(|page| *pages.get(page, &mut room)).collect();
+    let mut straddling = 0;
     for number in numbers {
         let page = number as u32;
         let mut verified = before[number];
@@ -359,6 +394,7 @@ fn a_packed_page_holds_what_was_verified_last() {
         if last.end == PAGE {
             assert_eq!(*pages.last(page, last.len()), verified[last.clone()]);
         }
+        straddling += (last.end == PAGE) as usize;
         let others = (0..pages.len()).filter(|other| *other != number);
         for other in others.collect::<Vec<_>>() {
             assert!(*pages.get(other as u32, &mut room) == before[other], "page {other} changed with {page}");
@@ -366,6 +402,7 @@ fn a_packed_page_holds_what_was_verified_last() {
         pages.keep(page, &before[number]);
         assert!(*pages.get(page, &mut room) == before[number]);
     }
+    assert!(straddling > 0, "no packed page has a site that ends in the next");
 }
 
 #[test]
@@ -502,8 +539,20 @@ fn write(r: &Random) -> (Vec<u8>, Vec<u16>) {
     (b.finish(INFO), templates)
 }
 
-/// Uses everything a view offers.
-fn read_all(view: &View<'_>) {
+/// Uses everything a view and its pages offer.
+fn read_all(view: &View<'_>, pages: &mut Pages<'_>) {
+    let mut room = [0; PAGE];
+    for page in 0..pages.len() as u32 {
+        let bytes = *pages.get(page, &mut room);
+        let _ = pages.may_be(page, &bytes);
+        pages.keep(page, &bytes);
+        assert!(*pages.get(page, &mut room) == bytes);
+        let covered: Vec<_> = view.covered(page as usize).collect();
+        assert_eq!(*pages.first(page, covered[0].len()), bytes[covered[0].clone()]);
+        if let Some(last) = covered.last().filter(|last| last.end == PAGE) {
+            assert_eq!(*pages.last(page, last.len()), bytes[last.clone()]);
+        }
+    }
     for region in view.regions.iter() {
         for offset in [0, 1, region.pages * PAGE as u32 - 1, u32::MAX] {
             let symbol = view.symbol_at(&region, offset);
@@ -535,7 +584,7 @@ proptest! {
     fn what_is_written_is_read(random in random()) {
         let (mut file, templates) = write(&random);
         prop_assert!(file == write(&random).0);
-        let (launch, view, pages) = view::open(&mut file).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        let (launch, view, mut pages) = view::open(&mut file).map_err(|e| TestCaseError::fail(e.to_string()))?;
         prop_assert_eq!(view.info, INFO);
         prop_assert_eq!(launch.runs.len(), random.runs.len());
         for (run, (at, bytes)) in launch.runs.iter().zip(&random.runs) {
@@ -570,7 +619,7 @@ proptest! {
                 prop_assert_eq!(view.variant_bytes(&v, t.len as usize), &bytes[..]);
             }
         }
-        read_all(&view);
+        read_all(&view, &mut pages);
     }
 
     /// Bytes changed anywhere, with a checksum that fits: refused, or read without a panic.
@@ -582,8 +631,8 @@ proptest! {
             file[at.index(pages)] = value;
         }
         seal(&mut file);
-        if let Ok((_, view, _)) = view::open(&mut file) {
-            read_all(&view);
+        if let Ok((_, view, mut pages)) = view::open(&mut file) {
+            read_all(&view, &mut pages);
         }
     }
 
@@ -600,8 +649,8 @@ proptest! {
             file[16..24].copy_from_slice(&len.to_le_bytes());
             seal(&mut file);
         }
-        if let Ok((_, view, _)) = view::open(&mut file) {
-            read_all(&view);
+        if let Ok((_, view, mut pages)) = view::open(&mut file) {
+            read_all(&view, &mut pages);
         }
     }
 }

@@ -24,8 +24,8 @@ impl Machine for Low {
     fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
-    fn restore(&mut self, frame: Frame, bytes: &[u8]) {
-        self.0[frame.0 as usize] = std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0));
+    fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
+        self.0[frame.0 as usize] = *bytes;
     }
     fn set_access(&mut self, _: Frame, _: Access) -> Result<(), OutOfTables> {
         Ok(())

@@ -39,13 +39,9 @@ impl Hardware for Nested<'_> {
         unsafe { physical::read(frame.address() + offset as u64, bytes) };
     }
 
-    fn restore(&mut self, frame: Frame, bytes: &[u8]) {
-        let rest = PAGE.checked_sub(bytes.len()).expect("a page at most");
+    fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
         // SAFETY: as in `page`; frozen frames are nobody's to read but ours and the guest's.
-        unsafe {
-            physical::write(frame.address(), bytes);
-            physical::zero(frame.address() + bytes.len() as u64, rest as u64);
-        }
+        unsafe { physical::write(frame.address(), bytes) };
     }
 
     /// First what is taken away, on every CPU, then what is given. No IOMMU yet: devices are not kept out.

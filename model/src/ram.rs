@@ -84,9 +84,8 @@ impl Machine for Ram<'_> {
         bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
 
-    fn restore(&mut self, frame: Frame, bytes: &[u8]) {
+    fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
         let frame = frame.0 as usize;
-        let bytes = bytes.try_into().expect("no page of the model ends in zeros");
         let (old, new) = (self.world.content(self.content[frame].get()), self.world.id(bytes));
         let page = self.world.content(new).page.expect("a page of the approval");
         if page == Page::Init {

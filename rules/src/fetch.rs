@@ -102,6 +102,7 @@ impl Rules<'_> {
     }
 
     /// Puts the bytes last verified back into a tampered frame and approves it.
+    #[inline(never)]
     pub(crate) fn put_back(&mut self, machine: &mut impl Machine, frame: Frame, place: &Place, at: u16) -> Verdict {
         machine.restore(frame, self.pages.get(place.page, &mut [0; PAGE]));
         let violation = Violation { rule: Rule::Tampered, frame, nearest: Some((place.page, at)) };

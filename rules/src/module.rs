@@ -180,6 +180,7 @@ impl Rules<'_> {
     }
 
     /// Whether every byte outside of sites is this page's: a cheap look before the one at the sites.
+    #[inline(never)]
     pub(crate) fn may_match(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let bytes = machine.page(frame);
         if !self.pages.may_be(page, bytes) {
@@ -338,6 +339,7 @@ impl Rules<'_> {
 
     /// Whether a frame is for the most part a page. Zeros do not count: a page that is mostly padding would look like any
     /// empty frame.
+    #[inline(never)]
     fn is_similar(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let mut room = [0; PAGE];
         let pairs = machine.page(frame).iter().zip(self.pages.get(page, &mut room));
@@ -346,10 +348,11 @@ impl Rules<'_> {
         same * 2 >= filled
     }
 
-    /// The module page a frame comes closest to, for the report: three quarters of the page's bytes, not counting
-    /// zeros, are in the frame.
+    /// The module page a frame comes closest to, for the report: it has the page's probe, and three quarters of the page's
+    /// bytes, not counting zeros.
+    #[inline(never)]
     fn nearest(&self, machine: &impl Machine, frame: Frame) -> Option<(u32, u16)> {
-        if self.counters.refused > NAMED {
+        if self.counters.refused >= NAMED {
             return None;
         }
         let bytes = machine.page(frame);
@@ -357,7 +360,7 @@ impl Rules<'_> {
         let pages = modules.flat_map(|r| r.first_page..r.first_page + r.pages);
         let mut best = (PAGE * 3 / 4, None);
         let mut room = [0; PAGE];
-        for page in pages {
+        for page in pages.filter(|page| self.pages.may_be(*page, bytes)) {
             let reference = self.pages.get(page, &mut room);
             let total = reference.iter().filter(|b| **b != 0).count().max(1);
             let same = bytes.iter().zip(reference).filter(|(a, b)| a == b && **b != 0).count();

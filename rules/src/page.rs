@@ -77,6 +77,7 @@ impl Rules<'_> {
     }
 
     /// Compares the frozen `frame` with a page of the approval. `INV-1`, `INV-2`: the caller has frozen it.
+    #[inline(never)]
     pub(crate) fn compare(
         &self,
         machine: &impl Machine,

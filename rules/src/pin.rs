@@ -47,6 +47,7 @@ impl Rules<'_> {
     }
 
     /// Learns which conditions hold from the choice sites of a page whose last verified bytes are current.
+    #[inline(never)]
     pub(crate) fn learn(&mut self, place: &Place, binds: &Bindings) {
         let mut room = [0; PAGE];
         let last = self.pages.get(place.page, &mut room);

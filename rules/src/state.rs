@@ -30,7 +30,7 @@ pub struct Counters {
 pub struct Memory<'a> {
     /// The approval.
     pub view: View<'a>,
-    /// Its pages; each is replaced by the bytes last verified.
+    /// Its pages, in which the bytes last verified are kept.
     pub pages: Pages<'a>,
     /// State of every frame.
     pub frames: FrameTable<'a>,

@@ -20,8 +20,8 @@ pub trait Machine {
     fn page(&self, frame: Frame) -> &PageBytes;
     /// Copies bytes of a frame of RAM, from `offset` on. Somebody may be writing them.
     fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]);
-    /// Replaces the bytes of a frame of RAM by these, at most a page's, and zeros behind them.
-    fn restore(&mut self, frame: Frame, bytes: &[u8]);
+    /// Replaces the bytes of a frame of RAM.
+    fn restore(&mut self, frame: Frame, bytes: &PageBytes);
     /// Gives a frame these rights and no others. When it returns, no CPU and no device can use a right that was
     /// taken away, and no window is open ([`Verdict::Step`]). Fails, changing nothing, if the tables have no room.
     fn set_access(&mut self, frame: Frame, access: Access) -> Result<(), OutOfTables>;

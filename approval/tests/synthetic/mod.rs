@@ -148,8 +148,9 @@ pub fn symbol(region: usize, offset: u64) -> String {
 /// So many bytes at the end of a module's code are zero, sites apart.
 pub const MODULE_END: usize = 0x300;
 
-/// Bytes that are not a site's; no two pages are alike.
+/// Bytes that are not a site's; no two pages are alike. Those of every other region can be packed.
 pub fn filler(region: usize, at: usize) -> u8 {
+    let at = if region.is_multiple_of(2) { at & !7 } else { at };
     let mixed = (at as u32).wrapping_add(region as u32 * 77_777).wrapping_mul(2_654_435_761);
     let mixed = (mixed ^ mixed >> 15).wrapping_mul(2_246_822_519);
     (mixed >> 13) as u8 | 1

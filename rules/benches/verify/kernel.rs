@@ -28,7 +28,7 @@ impl Machine for Ram {
     fn read(&self, frame: Frame, offset: usize, bytes: &mut [u8]) {
         bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
-    fn restore(&mut self, frame: Frame, _: &[u8]) {
+    fn restore(&mut self, frame: Frame, _: &PageBytes) {
         panic!("{frame:?} is not as it should be");
     }
     fn set_access(&mut self, _: Frame, _: Access) -> Result<(), OutOfTables> {

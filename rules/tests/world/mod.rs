@@ -86,10 +86,10 @@ impl Machine for Ram {
         bytes.copy_from_slice(&self.page(frame)[offset..][..bytes.len()]);
     }
 
-    fn restore(&mut self, frame: Frame, bytes: &[u8]) {
+    fn restore(&mut self, frame: Frame, bytes: &PageBytes) {
         assert!(is_ram(frame), "{frame:?} is not the guest's RAM");
         assert_eq!(self.rights[frame.0 as usize], Right::Frozen, "put back while somebody can write");
-        self.pages[frame.0 as usize] = std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0));
+        self.pages[frame.0 as usize] = *bytes;
     }
 
     fn set_access(&mut self, frame: Frame, access: Access) -> Result<(), OutOfTables> {
