@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use secvisor::approve::{Approved, approve};
 use secvisor::check;
 use secvisor::count::count;
+use secvisor::gzip;
 use secvisor::inspect::{self, Approval};
-use secvisor::packed;
 use secvisor_approval::view;
 use serde::Serialize;
 
@@ -130,8 +130,8 @@ fn make(kernel: &Path, modules: &[PathBuf], output: &Path, json: bool) -> Result
         let others = if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
         bail!("none of the modules can be approved: {}{others}: {}", first.path.display(), first.reason);
     }
-    let packed = output.extension().is_some_and(|e| e == "gz").then(|| packed::pack(&made.bytes)).transpose()?;
-    let file = packed.as_ref().unwrap_or(&made.bytes);
+    let compressed = output.extension().is_some_and(|e| e == "gz").then(|| gzip::compress(&made.bytes)).transpose()?;
+    let file = compressed.as_ref().unwrap_or(&made.bytes);
     write_whole(&target, file).with_context(|| output.display().to_string())?;
     report(&made, file.len(), output, json)
 }
@@ -163,7 +163,7 @@ fn report(made: &Approved, bytes: usize, output: &Path, json: bool) -> Result<()
 }
 
 fn open<T>(file: &Path, then: impl FnOnce(Approval<'_>) -> Result<T>) -> Result<T> {
-    let mut bytes = packed::unpack(std::fs::read(file)?)?;
+    let mut bytes = gzip::decompress(std::fs::read(file)?)?;
     let (launch, view, pages) = view::open(&mut bytes)?;
     then(Approval { launch, view, pages })
 }
@@ -193,7 +193,7 @@ struct Verified {
 }
 
 fn verify(file: &Path, json: bool) -> Result<()> {
-    let mut bytes = packed::unpack(std::fs::read(file)?)?;
+    let mut bytes = gzip::decompress(std::fs::read(file)?)?;
     check::check(&mut bytes)?;
     let (_, view, pages) = view::open(&mut bytes)?;
     let release = view.name(view.info.release).to_owned();
