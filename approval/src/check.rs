@@ -1,6 +1,5 @@
 //! The one pass that checks every index an approval stores
 use crate::PAGE;
-use crate::lz4::is_page;
 use crate::open::Error;
 use crate::slide::Keeper;
 use crate::view::{Launch, Table, View};
@@ -250,12 +249,13 @@ fn sites(v: &View<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a page is there as a whole, or if it may be packed, what its sites cover and a block of the rest.
+/// Whether a page is there as a whole, or if it may be packed, what its sites cover and a block of the rest, which is not
+/// looked into ([`crate::pages::Pages::get`]).
 fn stored(v: &View<'_>, own: &Page, next: &Page, covered: usize, may_be_packed: bool) -> bool {
     let Some(len) = next.at.checked_sub(own.at) else { return false };
     match v.packed.get(own.packed as usize..next.packed as usize) {
         None => false,
         Some([]) => len as usize == PAGE && own.probe_at == NO_PROBE,
-        Some(block) => may_be_packed && len as usize == covered && block.len() < PAGE && is_page(block),
+        Some(block) => may_be_packed && len as usize == covered && block.len() < PAGE,
     }
 }

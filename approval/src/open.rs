@@ -1,7 +1,8 @@
 //! From bytes to a view: check once
 //!
 //! [`open`] is the only way from bytes to a [`View`]. It checks length, version, checksum, then every index in every
-//! record, so that what reads the view later needs no error path of its own.
+//! record, so that what reads the view later needs no error path of its own; but for packed pages, whose blocks are looked
+//! into one by one when they are needed.
 use core::fmt;
 use core::ops::Range;
 

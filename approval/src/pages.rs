@@ -4,10 +4,10 @@
 //! at its sites, and in place only what its sites cover, one after the other.
 use core::ops::Range;
 
-use crate::PageBytes;
 use crate::lz4::unpack;
 use crate::view::View;
 use crate::wire::Page;
+use crate::{PAGE, PageBytes};
 
 /// The bytes of all pages.
 pub struct Pages<'a> {
@@ -32,22 +32,26 @@ impl<'a> Pages<'a> {
         self.code
     }
 
-    /// The bytes of a page. `room` is for those of a packed one: 4 KiB of the caller's stack, so that functions of the rules
-    /// that have one are kept from being inlined into each other.
-    pub fn get<'p>(&'p self, page: u32, room: &'p mut PageBytes) -> &'p PageBytes {
-        let stored = self.stored(page);
+    /// The bytes of a page; none if its block is malformed, which launch does not look for: such a page is nowhere found, never
+    /// approved. `room` is for the bytes of a packed one: 4 KiB of the caller's stack, so that functions of the rules that have
+    /// one are kept from being inlined into each other.
+    pub fn get<'p>(&'p self, page: u32, room: &'p mut PageBytes) -> Option<&'p PageBytes> {
+        let mut rest = self.stored(page);
         let packed = self.view.packed(page as usize);
         if packed.is_empty() {
-            return stored.try_into().expect("a plain page is there as a whole");
+            return rest.try_into().ok();
         }
-        unpack(packed, room).expect("blocks are checked when an approval is opened");
-        let mut rest = stored;
+        unpack(packed, room)?;
         for covered in self.view.covered(page as usize) {
-            let (field, behind) = rest.split_at(covered.len());
+            let field = rest.split_off(..covered.len())?;
             room[covered].copy_from_slice(field);
-            rest = behind;
         }
-        room
+        Some(room)
+    }
+
+    /// The first page whose block is malformed.
+    pub fn malformed(&self) -> Option<u32> {
+        (0..self.len() as u32).find(|page| self.get(*page, &mut [0; PAGE]).is_none())
     }
 
     /// Whether a page may have these bytes: a look at its probe, which rules most packed pages out.

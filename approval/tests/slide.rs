@@ -25,7 +25,7 @@ fn image(file: &mut [u8]) -> Vec<u8> {
     for region in view.regions.iter().take_while(|r| r.module == NONE) {
         let at = (region.base - view.info.image_va) as usize;
         for (page, bytes) in (region.first_page..).zip(image[at..].chunks_exact_mut(PAGE).take(region.pages as usize)) {
-            bytes.copy_from_slice(pages.get(page, &mut [0; PAGE]));
+            bytes.copy_from_slice(pages.get(page, &mut [0; PAGE]).unwrap());
         }
     }
     image

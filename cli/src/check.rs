@@ -11,6 +11,7 @@ use crate::bytes::hex;
 /// linked, and moved as far as it can be.
 pub fn check(file: &mut [u8]) -> Result<()> {
     let (_, view, pages) = view::open(file)?;
+    blocks(&pages)?;
     sites_fit(&view, &pages)?;
     let mut copy = file.to_vec();
     let mut moved = Opened::new(&mut copy)?;
@@ -18,6 +19,14 @@ pub fn check(file: &mut [u8]) -> Result<()> {
     moved.slide(room);
     let (_, view, pages) = moved.parts();
     sites_fit(&view, &pages).with_context(|| format!("moved by {room:#x}"))
+}
+
+/// Looks into every packed page, as launch does not.
+pub fn blocks(pages: &Pages<'_>) -> Result<()> {
+    match pages.malformed() {
+        Some(page) => bail!("the approval's page {page} is malformed"),
+        None => Ok(()),
+    }
 }
 
 fn sites_fit(view: &View<'_>, pages: &Pages<'_>) -> Result<()> {
@@ -58,11 +67,12 @@ pub fn sites<'a>(view: &'a View<'_>, region: &Region) -> impl Iterator<Item = (u
     })
 }
 
-/// Bytes of a region, which may straddle pages.
+/// Bytes of a region, which may straddle pages; zeros where a block is malformed.
 pub fn bytes(pages: &Pages<'_>, region: &Region, offset: u64, len: usize) -> Vec<u8> {
     let (first, start) = (region.first_page + (offset / PAGE as u64) as u32, offset as usize % PAGE);
     let count = (start + len).div_ceil(PAGE) as u32;
-    let whole = (first..first + count).flat_map(|page| *pages.get(page, &mut [0; PAGE]));
+    let page = |page| pages.get(page, &mut [0; PAGE]).copied().unwrap_or([0; PAGE]);
+    let whole = (first..first + count).flat_map(page);
     whole.skip(start).take(len).collect()
 }
 

@@ -165,6 +165,7 @@ fn report(made: &Approved, bytes: usize, output: &Path, json: bool) -> Result<()
 fn open<T>(file: &Path, then: impl FnOnce(Approval<'_>) -> Result<T>) -> Result<T> {
     let mut bytes = gzip::decompress(std::fs::read(file)?)?;
     let (launch, view, pages) = view::open(&mut bytes)?;
+    check::blocks(&pages)?;
     then(Approval { launch, view, pages })
 }
 

@@ -33,7 +33,7 @@ fn each_of_the_kernels_own_has_two() {
     assert_eq!(names.collect::<Vec<_>>(), want.collect::<Vec<_>>());
     let mut room = [0; PAGE];
     for (region, ops) in tracers.iter().zip([0x40, 0x40, 0x48, 0x48, 0x50, 0x50]) {
-        let page = pages.get(region.first_page, &mut room);
+        let page = pages.get(region.first_page, &mut room).unwrap();
         // The load of what lies behind the return.
         assert_eq!(page[..7], [0x48, 0x8b, 0x15, END as u8 + 5 - 7, 0, 0, 0]);
         assert_eq!(page[END], 0xe9);

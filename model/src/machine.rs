@@ -236,7 +236,7 @@ impl<'w> Machine<'w> {
         let mut room = [0; PAGE];
         // A write verifies nothing.
         for page in (0..count).filter(|_| !matches!(event, Event::Write { .. })) {
-            let bytes = pages.get(page as u32, &mut room);
+            let bytes = pages.get(page as u32, &mut room).expect("a sound approval");
             if bytes != world.bytes(self.loaded[page]) {
                 self.loaded[page] = world.id(bytes);
             }

@@ -176,7 +176,7 @@ impl World {
             world.add(content, content.bytes());
         }
         for (page, number) in world.pages.clone().into_iter().zip(0..) {
-            let bytes = *pages.get(number, &mut [0; PAGE]);
+            let bytes = *pages.get(number, &mut [0; PAGE]).expect("a sound approval");
             let id = world.known.get(&bytes).copied();
             let id = id.unwrap_or_else(|| world.add(Content::of(page), bytes));
             world.reference.push(id);

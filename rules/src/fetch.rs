@@ -104,7 +104,9 @@ impl Rules<'_> {
     /// Puts the bytes last verified back into a tampered frame and approves it.
     #[inline(never)]
     pub(crate) fn put_back(&mut self, machine: &mut impl Machine, frame: Frame, place: &Place, at: u16) -> Verdict {
-        machine.restore(frame, self.pages.get(place.page, &mut [0; PAGE]));
+        if let Some(last) = self.pages.get(place.page, &mut [0; PAGE]) {
+            machine.restore(frame, last);
+        }
         let violation = Violation { rule: Rule::Tampered, frame, nearest: Some((place.page, at)) };
         let place = &Place { circumstances: Circumstances::default(), ..*place };
         match self.compare(machine, frame, place, &mut Bindings::new(0..0)) {

@@ -187,7 +187,7 @@ impl Rules<'_> {
             return false;
         }
         let mut room = [0; PAGE];
-        let reference = self.pages.get(page, &mut room);
+        let Some(reference) = self.pages.get(page, &mut room) else { return false };
         let mut at = 0;
         let same = |covered: Range<usize>| {
             let fixed = at..covered.start;
@@ -342,7 +342,8 @@ impl Rules<'_> {
     #[inline(never)]
     fn is_similar(&self, machine: &impl Machine, frame: Frame, page: u32) -> bool {
         let mut room = [0; PAGE];
-        let pairs = machine.page(frame).iter().zip(self.pages.get(page, &mut room));
+        let Some(last) = self.pages.get(page, &mut room) else { return false };
+        let pairs = machine.page(frame).iter().zip(last);
         let count = |(same, filled), (a, b): (&u8, &u8)| (same + (a == b && *b != 0) as u32, filled + (*b != 0) as u32);
         let (same, filled) = pairs.fold((0, 0), count);
         same * 2 >= filled
@@ -361,7 +362,7 @@ impl Rules<'_> {
         let mut best = (PAGE * 3 / 4, None);
         let mut room = [0; PAGE];
         for page in pages.filter(|page| self.pages.may_be(*page, bytes)) {
-            let reference = self.pages.get(page, &mut room);
+            let Some(reference) = self.pages.get(page, &mut room) else { continue };
             let total = reference.iter().filter(|b| **b != 0).count().max(1);
             let same = bytes.iter().zip(reference).filter(|(a, b)| a == b && **b != 0).count();
             if same * PAGE / total > best.0 {

@@ -87,7 +87,7 @@ impl Rules<'_> {
     ) -> Result<Match, Mismatch> {
         let bytes = machine.page(frame);
         let mut room = [0; PAGE];
-        let last = self.pages.get(place.page, &mut room);
+        let Some(last) = self.pages.get(place.page, &mut room) else { return Err(Mismatch(0)) };
         let context = self.context(place);
         let mut unfinished = None;
         let mut excuse = |range: Range<usize>| {

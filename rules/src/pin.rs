@@ -50,7 +50,7 @@ impl Rules<'_> {
     #[inline(never)]
     pub(crate) fn learn(&mut self, place: &Place, binds: &Bindings) {
         let mut room = [0; PAGE];
-        let last = self.pages.get(place.page, &mut room);
+        let Some(last) = self.pages.get(place.page, &mut room) else { return };
         for index in self.view.sites_of(place.page as usize) {
             let site = self.view.sites.at(index);
             if site.kind() != Some(SiteKind::Choice) {

@@ -90,7 +90,8 @@ impl Case<'_> {
         assert!(known.is_none_or(|k| k == base));
         let Judge { view, pages, .. } = *self.judge;
         let range = region.first_page as usize..(region.first_page + region.pages) as usize;
-        let mut want: Vec<u8> = range.clone().flat_map(|page| *pages.get(page as u32, &mut [0; PAGE])).collect();
+        let mut want: Vec<u8> =
+            range.clone().flat_map(|page| *pages.get(page as u32, &mut [0; PAGE]).unwrap()).collect();
         let have = patched.memory.at(base, want.len()).to_vec();
         self.seen.pages += range.len();
         let sites: Vec<(usize, Site)> = range

@@ -46,7 +46,9 @@ pub unsafe fn load_kernel(launch: &Launch<'_>, view: &View<'_>, pages: &Pages<'_
         for region in view.regions.iter().take_while(|r| r.module == secvisor_approval::wire::NONE) {
             let at = to + (region.base - info.image_va);
             for i in 0..region.pages {
-                physical::write(at + i as u64 * PAGE as u64, pages.get(region.first_page + i, &mut [0; PAGE]));
+                let mut room = [0; PAGE];
+                let bytes = pages.get(region.first_page + i, &mut room).expect("a kernel's pages are plain");
+                physical::write(at + i as u64 * PAGE as u64, bytes);
             }
         }
     }

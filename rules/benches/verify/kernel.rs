@@ -63,7 +63,7 @@ impl Kernel {
                 let frame = Frame(first.0 + (va - view.info.image_va) / PAGE as u64);
                 let index = ram.index(frame);
                 let number = (region.first_page + page) as usize;
-                ram.pages[index] = *pages.get(region.first_page + page, &mut [0; PAGE]);
+                ram.pages[index] = *pages.get(region.first_page + page, &mut [0; PAGE]).unwrap();
                 patch(&view, number, &mut ram.pages[index]);
                 sites += view.sites_of(number).len();
                 code.push((frame, va));

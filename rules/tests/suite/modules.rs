@@ -1,5 +1,7 @@
 //! Modules: approved only as part of one consistently placed instance
-use secvisor_approval::PAGE;
+use secvisor_approval::build::seal;
+use secvisor_approval::wire::{SECTIONS_OFFSET, Section};
+use secvisor_approval::{PAGE, view};
 use secvisor_rules::{Frame, FrameState, Rule};
 
 use crate::synthetic::{self as s, Kind, Spec, To};
@@ -120,6 +122,41 @@ fn an_unapproved_module_is_refused() {
     let bytes = world.spec.bytes(s::BETA);
     world.write(Frame(0x50), 0, &bytes[1..PAGE + 1]);
     assert!(world.fetch(Frame(0x50), vars[s::B_TEXT as usize]).refused());
+}
+
+#[test]
+fn a_page_whose_block_is_malformed_is_never_approved() {
+    let vars = usual_vars();
+    let mut file = Spec::new().file();
+    let entry = SECTIONS_OFFSET + 16 * Section::Packed as usize;
+    let [at, len] = [entry, entry + 8].map(|at| u64::from_le_bytes(*file[at..].first_chunk().unwrap()) as usize);
+    file[at..at + len].fill(0xff);
+    seal(&mut file);
+    let mut copy = file.clone();
+    let (_, view, pages) = view::open(&mut copy).unwrap();
+    let mut stage = Stage::new(file);
+    let mut world = loaded(&mut stage, &vars);
+    let mut malformed = 0;
+    for (region, count) in [(s::BETA, 2), (s::ALPHA_INIT, 1), (s::ALPHA, 4)] {
+        for page in 0..count {
+            let number = world.spec.page(region, page);
+            let outcome = world.fetch_module(region, page, &vars);
+            if pages.get(number, &mut [0; PAGE]).is_some() {
+                assert_eq!(outcome, Outcome::Runs, "{region} {page}");
+                continue;
+            }
+            malformed += 1;
+            assert!(outcome.refused(), "{region} {page}");
+            let frame = world.ram.tables[&(vars[world.spec.regions[region].base as usize] + page as u64 * PAGE64)];
+            let mut zeros = [0; PAGE];
+            for covered in view.covered(number as usize) {
+                zeros[covered.clone()].copy_from_slice(&world.ram.pages[frame.0 as usize][covered]);
+            }
+            world.write(frame, 0, &zeros);
+            assert!(world.fetch_module(region, page, &vars).refused(), "zeros for {region} {page}");
+        }
+    }
+    assert!(malformed > 0);
 }
 
 #[test]

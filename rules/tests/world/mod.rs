@@ -170,9 +170,9 @@ impl Stage {
 
     /// The approval's pages, if it can be opened.
     pub fn pages(&mut self) -> Option<Vec<PageBytes>> {
-        view::open(&mut self.file)
-            .ok()
-            .map(|(_, _, pages)| (0..pages.len() as u32).map(|page| *pages.get(page, &mut [0; PAGE])).collect())
+        view::open(&mut self.file).ok().map(|(_, _, pages)| {
+            (0..pages.len() as u32).map(|page| pages.get(page, &mut [0; PAGE]).copied().unwrap_or([0; PAGE])).collect()
+        })
     }
 
     /// Opens the approval and puts the rules on top; the kernel is not loaded yet.
