@@ -1,5 +1,5 @@
 //! Nested paging behind the rules' one interface
-use secvisor_approval::{PAGE, PageBytes};
+use secvisor_approval::PageBytes;
 use secvisor_rules::{Access, Frame, Machine as Hardware, OutOfTables};
 
 use crate::machine::Machine;
