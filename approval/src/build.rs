@@ -5,10 +5,10 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::PAGE;
 use crate::open::checksum;
-use crate::pack::Packed;
+use crate::pack::{Packed, probes};
 use crate::wire::*;
-use crate::{PAGE, PageBytes};
 
 /// A limit of the format that the input exceeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,8 +249,16 @@ impl Builder {
                 covered.push(offset..end.min(PAGE));
                 over = end.saturating_sub(PAGE);
             }
-            let packed = (def.module != NONE).then(|| Packed::new(bytes, &covered)).flatten();
-            self.page(first_site, bytes, packed);
+            let (probes, probes_at) = probes(bytes, &covered);
+            let (at, packed) = (self.code.len() as u32, self.packed.len() as u32);
+            self.pages.push(Page { first_site, at, packed, probes, probes_at });
+            match (def.module != NONE).then(|| Packed::new(bytes, &covered)).flatten() {
+                Some(Packed { block, fields }) => {
+                    self.packed.extend(block);
+                    self.code.extend(fields);
+                }
+                None => self.code.extend_from_slice(bytes),
+            }
         }
         if let Some(s) = sites.next() {
             return Err(Error::Overlap(format!("region {}", self.regions.len()), s.offset));
@@ -287,22 +295,6 @@ impl Builder {
         Ok(())
     }
 
-    fn page(&mut self, first_site: u32, plain: &PageBytes, packed: Option<Packed>) {
-        let (at, at_packed) = (self.code.len() as u32, self.packed.len() as u32);
-        let page = Page { first_site, at, packed: at_packed, probe: 0, probe_at: NO_PROBE };
-        self.pages.push(match packed {
-            Some(Packed { block, fields, probe, probe_at }) => {
-                self.packed.extend(block);
-                self.code.extend(fields);
-                Page { probe, probe_at, ..page }
-            }
-            None => {
-                self.code.extend_from_slice(plain);
-                page
-            }
-        });
-    }
-
     /// A site's index and argument, of which the expression takes what a site has no room for.
     fn folded(&mut self, site: &SiteDef) -> Result<(u16, i32), Error> {
         let low = site.arg as i16;
@@ -325,7 +317,7 @@ impl Builder {
     /// The file.
     pub fn finish(mut self, info: Info) -> Vec<u8> {
         let (at, packed) = (self.code.len() as u32, self.packed.len() as u32);
-        self.pages.push(Page { first_site: self.sites.len() as u32, at, packed, probe: 0, probe_at: NO_PROBE });
+        self.pages.push(Page { first_site: self.sites.len() as u32, at, packed, ..Page::default() });
         self.relocs.sort_by_key(Reloc::offset);
         let sections: [Vec<u8>; SECTIONS] = [
             encode(&self.runs),

@@ -255,7 +255,7 @@ fn stored(v: &View<'_>, own: &Page, next: &Page, covered: usize, may_be_packed: 
     let Some(len) = next.at.checked_sub(own.at) else { return false };
     match v.packed.get(own.packed as usize..next.packed as usize) {
         None => false,
-        Some([]) => len as usize == PAGE && own.probe_at == NO_PROBE,
+        Some([]) => len as usize == PAGE,
         Some(block) => may_be_packed && len as usize == covered && block.len() < PAGE,
     }
 }

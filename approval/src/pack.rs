@@ -1,10 +1,10 @@
-//! Packing a page: what never changes as an LZ4 block, and a few rare bytes of it to tell the page by
+//! Packing a page: what never changes as an LZ4 block
 use core::ops::Range;
 
 use lz4_flex::block::compress;
 
 use crate::lz4::unpack;
-use crate::wire::{NO_PROBE, PROBE};
+use crate::wire::{NO_PROBE, PROBES};
 use crate::{PAGE, PageBytes};
 
 /// A packed page.
@@ -13,10 +13,6 @@ pub(crate) struct Packed {
     pub block: Vec<u8>,
     /// What its sites cover.
     pub fields: Vec<u8>,
-    /// A few of its bytes.
-    pub probe: u32,
-    /// Where they are.
-    pub probe_at: u16,
 }
 
 impl Packed {
@@ -31,23 +27,23 @@ impl Packed {
         let block = compress(&fixed);
         let mut back = [0x55; PAGE];
         assert!(unpack(&block, &mut back).is_some() && back == fixed, "LZ4 does not give back what it was given");
-        let probe_at = probe(page, covered);
-        let probe = probe_at.map_or([0; PROBE], |at| core::array::from_fn(|i| page[at + i]));
-        (block.len() + fields.len() < PAGE).then_some(Self {
-            block,
-            fields,
-            probe: u32::from_le_bytes(probe),
-            probe_at: probe_at.map_or(NO_PROBE, |at| at as u16),
-        })
+        (block.len() + fields.len() < PAGE).then_some(Self { block, fields })
     }
 }
 
-/// Where the bytes are that are rarest in the page, outside of its sites.
-fn probe(page: &PageBytes, covered: &[Range<usize>]) -> Option<usize> {
+/// The bytes to tell a page by, and where they are: those that are rarest in the page, neither at its sites nor zero.
+pub(crate) fn probes(page: &PageBytes, covered: &[Range<usize>]) -> (u32, u64) {
     let mut often = [0u32; 256];
     page.iter().for_each(|b| often[*b as usize] += 1);
     let starts = core::iter::once(0).chain(covered.iter().map(|r| r.end));
     let ends = covered.iter().map(|r| r.start).chain([PAGE]);
-    let windows = starts.zip(ends).flat_map(|(start, end)| start..(end + 1).saturating_sub(PROBE).max(start));
-    windows.min_by_key(|at| page[*at..at + PROBE].iter().map(|b| often[*b as usize]).sum::<u32>())
+    let fixed = starts.zip(ends).flat_map(|(start, end)| start..end);
+    let mut rarest: Vec<usize> = fixed.filter(|at| page[*at] != 0).collect();
+    rarest.sort_by_key(|at| often[page[*at] as usize]);
+    (0..PROBES).fold((0, 0), |(bytes, places), i| {
+        let at = rarest.get(i).copied();
+        let byte = at.map_or(0, |at| page[at]);
+        let place = at.map_or(NO_PROBE, |at| at as u16);
+        (bytes | (byte as u32) << (8 * i), places | (place as u64) << (16 * i))
+    })
 }

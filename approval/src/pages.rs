@@ -6,7 +6,6 @@ use core::ops::Range;
 
 use crate::lz4::unpack;
 use crate::view::View;
-use crate::wire::Page;
 use crate::{PAGE, PageBytes};
 
 /// The bytes of all pages.
@@ -54,11 +53,11 @@ impl<'a> Pages<'a> {
         (0..self.len() as u32).find(|page| self.get(*page, &mut [0; PAGE]).is_none())
     }
 
-    /// Whether a page may have these bytes: a look at its probe, which rules most packed pages out.
+    /// Whether a page may have these bytes: a look at its probes, which rules nearly all pages out.
     #[inline]
     pub fn may_be(&self, page: u32, bytes: &PageBytes) -> bool {
-        let Page { probe, probe_at, .. } = self.view.page_table.at(page as usize);
-        bytes.get(probe_at as usize..).and_then(|b| b.first_chunk()).is_none_or(|found| *found == probe.to_le_bytes())
+        let mut probes = self.view.page_table.at(page as usize).probes();
+        probes.all(|(at, byte)| bytes.get(at).is_none_or(|found| *found == byte))
     }
 
     /// Keeps the bytes of a page that was verified.

@@ -344,18 +344,27 @@ record! {
         at: u32,
         /// Offset of its block in [`Section::Packed`]; empty if it is not packed, as a kernel's never are.
         packed: u32,
-        /// [`PROBE`] bytes of it that never change.
-        probe: u32,
-        /// Where in the page these are, or [`NO_PROBE`].
-        probe_at: u16,
+        /// [`PROBES`] bytes of it that never change.
+        probes: u32,
+        /// Where in the page each of these is (16 bits), or [`NO_PROBE`].
+        probes_at: u64,
     }
 }
 
-/// Length of a page's probe in bytes.
-pub const PROBE: usize = 4;
+/// Number of a page's probes.
+pub const PROBES: usize = 4;
 
 /// Instead of the place of a probe: there is none.
 pub const NO_PROBE: u16 = u16::MAX;
+
+impl Page {
+    /// The bytes to tell the page by, and where they are.
+    #[inline]
+    pub fn probes(&self) -> impl Iterator<Item = (usize, u8)> + use<> {
+        let (bytes, at) = (self.probes.to_le_bytes(), self.probes_at);
+        (0..PROBES).map(move |i| ((at >> (16 * i)) as u16 as usize, bytes[i]))
+    }
+}
 
 record! {
     /// A byte range of a page that may differ from the reference bytes.

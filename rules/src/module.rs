@@ -349,7 +349,7 @@ impl Rules<'_> {
         same * 2 >= filled
     }
 
-    /// The module page a frame comes closest to, for the report: it has the page's probe, and three quarters of the page's
+    /// The module page a frame comes closest to, for the report: it has the page's probes, and three quarters of the page's
     /// bytes, not counting zeros.
     #[inline(never)]
     fn nearest(&self, machine: &impl Machine, frame: Frame) -> Option<(u32, u16)> {
