@@ -16,14 +16,14 @@ pub enum Error {
     /// More of these than the format can number.
     TooMany(&'static str),
     /// A site leaves its region; the region's name and the offset.
-    Overlap(String, u64),
+    Outside(String, u64),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooMany(what) => write!(f, "too many {what} for one approval"),
-            Self::Overlap(region, at) => write!(f, "patch sites overlap in {region} at offset {at:#x}"),
+            Self::Outside(region, at) => write!(f, "a patch site lies outside of {region}, at offset {at:#x}"),
         }
     }
 }
@@ -261,7 +261,7 @@ impl Builder {
             }
         }
         if let Some(s) = sites.next() {
-            return Err(Error::Overlap(format!("region {}", self.regions.len()), s.offset));
+            return Err(Error::Outside(format!("region {}", self.regions.len()), s.offset));
         }
         def.symbols.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
         let first_symbol = self.symbols.len() as u32;

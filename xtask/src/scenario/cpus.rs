@@ -28,7 +28,10 @@ fn either_way(stage: &Stage, lines: &str, x2apic: bool) -> Result<()> {
         machine.qemu.x2apic = x2apic;
         tell(stage, setting, machine, &lines, Duration::from_secs(400))
     };
-    told(Setting::Native).or_else(|_| told(Setting::Native))?;
+    told(Setting::Native).or_else(|error| {
+        eprintln!("  without SecVisor: {error:#}; once more");
+        told(Setting::Native)
+    })?;
     told(Setting::Beneath)
 }
 
